@@ -1,0 +1,22 @@
+"""What an architecture is: spaces over timm backbones, and the networks they stand for.
+
+Useful alone: `spaces.build(architecture, num_classes, in_chans)` works in any training script. Needs torch,
+timm, pydantic and a YAML parser; knows nothing of searches, Ray, Optuna or MLflow.
+"""
+
+from spaces.architecture import Architecture
+from spaces.build import build
+from spaces.errors import InputError, SpaceError
+from spaces.schema import SpaceFile, load
+from spaces.space import Parameter, SearchSpace
+
+__all__ = [
+    "Architecture",
+    "InputError",
+    "Parameter",
+    "SearchSpace",
+    "SpaceError",
+    "SpaceFile",
+    "build",
+    "load",
+]

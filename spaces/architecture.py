@@ -1,0 +1,146 @@
+"""Architecture: one network of a space, said in the fewest words, with an identity.
+
+Two architectures that build the same network have the same `id` in any process: choices that change
+nothing are dropped, sizes are rounded, kwargs at their default are left out. Without a backbone an
+architecture is a point of a space of plain choices, kept as it is.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+from spaces.anatomy import anatomy_of
+from spaces.backbone import same_network
+from spaces.errors import SpaceError, unknown
+from spaces.techniques import TECHNIQUES
+from spaces.techniques.base import Choice, NotApplicable, PerStage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A backbone, its constructor arguments, and one choice per dimension.
+
+    Attributes:
+        backbone: a timm model name; None in a space of plain choices.
+        kwargs: arguments of `timm.create_model` (JSON values), without weights, classes and channels.
+        choices: by dimension; a list means one choice a stage.
+    """
+
+    backbone: str | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("kwargs", "choices"):
+            value = getattr(self, name)
+            try:
+                plain = json.loads(json.dumps(value, allow_nan=False))
+            except (TypeError, ValueError) as error:
+                raise SpaceError(f"{value!r} is not made of JSON values: {error}", key=name) from None
+            if not isinstance(plain, dict):
+                raise SpaceError(f"{value!r} is not a mapping", key=name)
+            object.__setattr__(self, name, plain)
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def to_json(self) -> str:
+        """JSON with sorted keys and no spaces; `from_json` reads it back to an equal architecture."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"backbone": self.backbone, "kwargs": dict(self.kwargs), "choices": dict(self.choices)}
+
+    @classmethod
+    def from_dict(cls, given: object) -> Self:
+        """The inverse of `to_dict`, for files from anywhere: it only ever makes plain data.
+
+        Raises:
+            SpaceError: not a mapping with just the keys backbone, kwargs and choices.
+        """
+        if not isinstance(given, dict):
+            raise SpaceError(f"an architecture is a mapping, not {type(given).__name__}")
+        for key in given:
+            if key not in ("backbone", "kwargs", "choices"):
+                raise SpaceError(unknown("key of an architecture", key, ("backbone", "kwargs", "choices")))
+        if not isinstance(given.get("backbone"), str | None):
+            raise SpaceError(f"{given['backbone']!r} is not a name", key="backbone")
+        return cls(**given)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise SpaceError(f"not JSON: {error}") from None
+
+    @cached_property
+    def canonical(self) -> "Architecture":
+        """The same network in the fewest words.
+
+        Raises:
+            SpaceError: no such backbone, kwarg, dimension or choice, or one that does not apply.
+        """
+        if self.backbone is None:
+            return self
+        kwargs = dict(self.kwargs)
+        for name in sorted(kwargs):
+            rest = {other: value for other, value in kwargs.items() if other != name}
+            if same_network(self.backbone, kwargs, rest):
+                kwargs = rest
+        choices = {}
+        for name, per_stage in resolve(self.backbone, kwargs, self.choices).items():
+            choices[name] = per_stage[0] if len(set(map(json.dumps, per_stage))) == 1 else list(per_stage)
+        return Architecture(backbone=self.backbone, kwargs=kwargs, choices=choices)
+
+    @cached_property
+    def id(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical.to_json().encode()).hexdigest()[:12]
+
+    @property
+    def label(self) -> str:
+        """A name that a person can tell apart: `convnext_atto w=0.5 rezero share=stage`."""
+        if self.backbone is None:
+            return " ".join(f"{name}={value}" for name, value in self.choices.items())
+        canonical = self.canonical
+        words = [f"{name}={value}" for name, value in canonical.kwargs.items()]
+        for name, choice in canonical.choices.items():
+            stages = choice if isinstance(choice, list) else [choice]
+            labels = [TECHNIQUES[name].label(one) for one in stages]
+            short = [label.partition("=")[2] or label for label in labels[1:]]
+            words.append(",".join([labels[0], *short]))
+        return " ".join([self.backbone, *words])
+
+
+def resolve(backbone: str, kwargs: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, PerStage]:
+    """The canonical choices of each dimension that changes something, one a stage, in composition order.
+
+    Raises:
+        SpaceError: an unknown dimension, a bad choice, or one that does not apply to this backbone.
+    """
+    anatomy = anatomy_of(backbone, kwargs)
+    for name in choices:
+        if name not in TECHNIQUES:
+            raise SpaceError(unknown("dimension", name, TECHNIQUES), key=f"choices.{name}")
+    resolved = {}
+    for name, technique in TECHNIQUES.items():
+        if name not in choices:
+            continue
+        given, count = choices[name], max(1, len(anatomy.stages))
+        stages = given if isinstance(given, list) else [given] * count
+        if len(stages) != count:
+            raise SpaceError(f"{given} has {len(stages)} entries; {backbone} has {count} stages", key=f"choices.{name}")
+        try:
+            checked: tuple[Choice, ...] = tuple(technique.check(choice) for choice in stages)
+            per_stage = technique.canonical(checked, anatomy)
+        except ValueError as error:
+            raise SpaceError(str(error), key=f"choices.{name}") from None
+        except NotApplicable as reason:
+            raise SpaceError(f"{given!r} does not apply to {backbone}: {reason}", key=f"choices.{name}") from None
+        if any(choice != technique.default for choice in per_stage):
+            resolved[name] = per_stage
+    return resolved

@@ -1,0 +1,105 @@
+"""The one door to timm: a backbone by name and keyword arguments, checked before it is made.
+
+Names and arguments may come from a stranger's file, so only registered models and plain arguments pass:
+nothing that names a source, a file or a cache. Knows timm, nothing of techniques.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from spaces.errors import SpaceError, unknown
+
+REFUSED_KWARGS = {
+    "num_classes": "the data decide the number of classes",
+    "in_chans": "the data decide the number of channels",
+    "pretrained": "weights are asked for by train.pretrained",
+    "checkpoint_path": "weights are asked for by train.pretrained",
+    "cache_dir": "a space file names no place to read from",
+    "pretrained_cfg": "a space file names no place to read from",
+    "pretrained_cfg_overlay": "a space file names no place to read from",
+    "pretrained_model_args": "a space file names no place to read from",
+    "pretrained_strict": "weights are asked for by train.pretrained",
+    "features_only": "a backbone here is a whole classifier",
+    "scriptable": "it is a setting of the process, not of the network",
+    "exportable": "it is a setting of the process, not of the network",
+    "no_jit": "it is a setting of the process, not of the network",
+}
+
+
+def check_backbone(name: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse what is no registered timm model, and arguments that are not a network's own.
+
+    Raises:
+        SpaceError: with the nearest registered name, or the reason why an argument is refused.
+    """
+    architecture, _, tag = name.partition(".")
+    known = architecture in timm.list_models() and ":" not in name
+    if not known:
+        raise SpaceError(unknown("backbone", name, timm.list_models()))
+    if tag and name not in timm.list_pretrained(f"{architecture}.*"):
+        raise SpaceError(unknown("pretrained tag", name, timm.list_pretrained(f"{architecture}.*")))
+    for key in kwargs:
+        if key in REFUSED_KWARGS:
+            raise SpaceError(f"{key!r} cannot be set here: {REFUSED_KWARGS[key]}", key=f"kwargs.{key}")
+
+
+def create(name: str, kwargs: Mapping[str, Any], *, num_classes: int, in_chans: int) -> nn.Module:
+    """`timm.create_model` without weights from anywhere, on the default device.
+
+    Raises:
+        SpaceError: no such backbone, or it cannot be built with these arguments.
+    """
+    check_backbone(name, kwargs)
+    try:
+        model: nn.Module = timm.create_model(
+            name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **kwargs
+        )
+    except Exception as error:  # whatever a constructor raises for arguments that do not fit together
+        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise SpaceError(f"timm cannot build {name}({given}): {reason}") from None
+    return model
+
+
+@lru_cache(maxsize=256)
+def _fingerprint(name: str, kwargs_json: str) -> str:
+    """A hash of everything that makes a network: modules, their settings, shapes, and how weights start."""
+    digest = hashlib.sha256()
+    with torch.device("meta"), _Recorder(digest.update):
+        model = create(name, json.loads(kwargs_json), num_classes=10, in_chans=3)
+    for path, module in model.named_modules():
+        settings = {
+            key: value
+            for key, value in vars(module).items()
+            if isinstance(value, bool | int | float | str | tuple | list | None) and not key.startswith("_")
+        }
+        digest.update(f"{path}:{type(module).__qualname__}:{sorted(settings.items())}".encode())
+    return digest.hexdigest()
+
+
+def same_network(name: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether two sets of keyword arguments give the same network with the same initial distribution."""
+    return _fingerprint(name, json.dumps(one, sort_keys=True)) == _fingerprint(name, json.dumps(two, sort_keys=True))
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Feeds every operator of a construction, with its scalars and shapes, to a hash."""
+
+    def __init__(self, update: Any):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._update = update
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        leaves = tree_flatten((args, kwargs))[0]
+        words = [tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        self._update(f"{func}{words}".encode())
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,65 @@
+"""Architecture -> nn.Module: the backbone from timm, then each technique in the one fixed order.
+
+Every architecture is first built on the meta device and run there once, so what cannot work is refused before
+any weight is made.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from spaces.anatomy import anatomy_of
+from spaces.architecture import Architecture, resolve
+from spaces.backbone import create
+from spaces.errors import SpaceError
+from spaces.techniques import TECHNIQUES
+
+
+def build(architecture: Architecture, num_classes: int, in_chans: int = 3) -> nn.Module:
+    """The network of an architecture with fresh weights, on the default device, in training mode.
+
+    Weights are drawn from torch's global generator: the same seed gives the same weights. Under
+    `torch.device("meta")` no memory is used.
+
+    Args:
+        num_classes: outputs of the classifier, [N, num_classes].
+        in_chans: channels of the images, [N, in_chans, H, W].
+
+    Raises:
+        SpaceError: the architecture cannot be built; the message says why.
+    """
+    if architecture.backbone is None:
+        raise SpaceError("an architecture of plain choices has no network; evaluate it with an Evaluator of your own")
+    check(architecture.canonical)
+    return _compose(architecture.canonical, num_classes, in_chans)
+
+
+def _compose(canonical: Architecture, num_classes: int, in_chans: int) -> nn.Module:
+    assert canonical.backbone is not None
+    anatomy = anatomy_of(canonical.backbone, canonical.kwargs)
+    model = create(canonical.backbone, canonical.kwargs, num_classes=num_classes, in_chans=in_chans)
+    for name, choices in resolve(canonical.backbone, canonical.kwargs, canonical.choices).items():
+        TECHNIQUES[name].rewrite(model, choices, anatomy)
+    return model
+
+
+@lru_cache(maxsize=4096)
+def check(canonical: Architecture) -> None:
+    """Build and run a canonical architecture on the meta device.
+
+    Raises:
+        SpaceError: its parts do not fit together.
+    """
+    assert canonical.backbone is not None
+    size = anatomy_of(canonical.backbone, canonical.kwargs).image_size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            shape = _compose(canonical, 10, 3).eval()(torch.empty(2, 3, size, size)).shape
+    except SpaceError:
+        raise
+    except Exception as error:  # whatever a forward pass raises
+        reason = str(error).strip().split("\n")[0]
+        raise SpaceError(f"{canonical.label} does not fit together: {reason}") from None
+    if shape != (2, 10):
+        raise SpaceError(f"{canonical.label} gives {tuple(shape)} for 2 images and 10 classes")

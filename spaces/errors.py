@@ -1,0 +1,48 @@
+"""The one kind of error a user can cause: what was given, where, what is allowed, the nearest name.
+
+Knows nothing else of the project. `InputError` is the root; the command line prints it as one message
+and exits with code 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """Bad input of any kind: a file, a flag, a name."""
+
+
+class SpaceError(InputError):
+    """A space file, or an architecture, that cannot be: says where, what was given and what is allowed.
+
+    Attributes:
+        reason: the message without its place.
+        key: dotted path into the space, as `dimensions.scaling[1]`; None where there is none.
+        file, line: where it stands (line from 1); None when the space came from Python.
+    """
+
+    def __init__(self, reason: str, *, key: str | None = None, file: str | None = None, line: int | None = None):
+        self.reason, self.key, self.file, self.line = reason, key, file, line
+        place = ":".join(str(part) for part in (file, line) if part is not None)
+        super().__init__(": ".join(part for part in (place, key, reason) if part))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (self.reason, self.key, self.file, self.line))
+
+
+def _rebuild(reason: str, key: str | None, file: str | None, line: int | None) -> SpaceError:
+    return SpaceError(reason, key=key, file=file, line=line)
+
+
+def unknown(what: str, given: object, allowed: Iterable[str], *, most: int = 12) -> str:
+    """One sentence for a name that does not exist: `unknown key 'trails'; did you mean 'trials'? (allowed: ...)`.
+
+    More than `most` allowed names are counted, and only those near the given one are shown.
+    """
+    names = sorted(set(map(str, allowed)))
+    near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if len(names) <= most:
+        return f"unknown {what} {given!r}{hint} (allowed: {', '.join(names)})"
+    others = f"; also near: {', '.join(near[1:])}" if near[1:] else ""
+    return f"unknown {what} {given!r}{hint} ({len(names)} are allowed{others})"

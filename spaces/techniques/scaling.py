@@ -1,0 +1,119 @@
+"""scaling: how strongly each residual branch counts, by a learnable factor at its end.
+
+A model's own LayerScale is left by `keep`, removed by `none` and replaced by any other choice. A scale takes
+over from a zero-initialised norm gain at the end of a branch (timm's ResNets): that gain starts at one
+instead, since a product of two zeros never learns.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from spaces.anatomy import Anatomy, Branch
+from spaces.techniques.base import Choice, NotApplicable, PerStage, Technique, one_of
+
+
+class Scale(nn.Module):
+    """x -> gamma * x.
+
+    Args:
+        channels: length of gamma, one factor a channel; None for one factor in all.
+        start: initial value of every factor.
+        trailing: axes of x after the channels (2 for NCHW, 0 for [N, tokens, C]).
+    """
+
+    def __init__(self, channels: int | None, start: float, trailing: int, device: torch.device):
+        super().__init__()
+        shape = (1,) if channels is None else (channels, *[1] * trailing)
+        self.start = start
+        self.gamma = nn.Parameter(torch.full(shape, start, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.gamma.shape)}, start={self.start:g}"
+
+
+def layerscale_start(depth: int) -> float:
+    """Initial LayerScale by depth in blocks (2103.17239, section 2): 0.1 to 18, 1e-5 to 24, 1e-6 beyond."""
+    return 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6
+
+
+class Scaling(Technique):
+    name: ClassVar[str] = "scaling"
+    default: ClassVar[Choice] = "keep"
+    choices: ClassVar[Mapping[str, str]] = {
+        "keep": "the backbone's own scales, if it has any",
+        "none": "no scales",
+        "rezero": "one learnable factor a branch, starting at 0",
+        "layerscale": "one learnable factor a channel, starting small by depth",
+    }
+    paper: ClassVar[str] = "2003.04887 (ReZero), 2103.17239 (LayerScale)"
+
+    def check(self, choice: object) -> Choice:
+        return one_of(choice, self)
+
+    def canonical(self, choices: PerStage, anatomy: Anatomy) -> PerStage:
+        return tuple(_effect(choice, anatomy, stage) for stage, choice in enumerate(choices))
+
+    def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy) -> None:
+        depth = sum(len(stage.blocks) for stage in anatomy.stages)
+        for branch in anatomy.branches:
+            choice = choices[branch.stage]
+            if choice == "keep":
+                continue
+            _remove_own(model, branch)
+            if choice != "none":
+                _free_gain(model.get_submodule(branch.module))
+                start = 0.0 if choice == "rezero" else layerscale_start(depth)
+                _append(model, branch, per_channel=choice == "layerscale", start=start)
+
+    def label(self, choice: Choice) -> str:
+        return f"scale={choice}" if choice == "none" else str(choice)
+
+
+def _effect(choice: Choice, anatomy: Anatomy, stage: int) -> Choice:
+    branches = [branch for branch in anatomy.branches if branch.stage == stage]
+    if choice == "none":
+        return "none" if any(branch.own_scale for branch in branches) else "keep"
+    if choice == "keep":
+        return choice
+    if not branches:
+        raise NotApplicable("it has no residual branches")
+    for branch in branches:
+        if branch.target is None or branch.width is None:
+            raise NotApplicable(f"the branch added in {branch.module} does not end in a module")
+    return choice
+
+
+def _remove_own(model: nn.Module, branch: Branch) -> None:
+    """Take the model's own scale away: an empty slot for a module of its own, None for a bare parameter."""
+    if branch.own_scale is None:
+        return
+    path, _, name = branch.own_scale.rpartition(".")
+    owner = model.get_submodule(path)
+    if len(list(owner.parameters())) == 1:
+        model.set_submodule(path, nn.Identity())
+    else:
+        setattr(owner, name, None)
+
+
+def _free_gain(block: nn.Module) -> None:
+    """Zero-initialised gains of norms start at one."""
+    for module in block.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.ndim == 1 and not weight.is_meta and not weight.any():
+            nn.init.ones_(weight)
+
+
+def _append(model: nn.Module, branch: Branch, *, per_channel: bool, start: float) -> None:
+    assert branch.target is not None
+    assert branch.width is not None
+    name, axis = branch.width
+    reference = model.get_parameter(name)
+    scale = Scale(reference.shape[axis] if per_channel else None, start, branch.trailing, reference.device)
+    end = model.get_submodule(branch.target)
+    model.set_submodule(branch.target, scale if type(end) is nn.Identity else nn.Sequential(end, scale))
