@@ -86,15 +86,16 @@ class Architecture:
         """
         if self.backbone is None:
             return self
+        backbone = self.backbone.partition(".")[0]  # a pretrained tag names weights, not a network
         kwargs = dict(self.kwargs)
         for name in sorted(kwargs):
             rest = {other: value for other, value in kwargs.items() if other != name}
-            if same_network(self.backbone, kwargs, rest):
+            if same_network(backbone, kwargs, rest):
                 kwargs = rest
         choices = {}
-        for name, per_stage in resolve(self.backbone, kwargs, self.choices).items():
+        for name, per_stage in resolve(backbone, kwargs, self.choices).items():
             choices[name] = per_stage[0] if len(set(map(json.dumps, per_stage))) == 1 else list(per_stage)
-        return Architecture(backbone=self.backbone, kwargs=kwargs, choices=choices)
+        return Architecture(backbone=backbone, kwargs=kwargs, choices=choices)
 
     @cached_property
     def id(self) -> str:

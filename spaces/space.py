@@ -77,9 +77,18 @@ class SearchSpace:
         self._questions: dict[str, tuple[_Question, ...]] = {}
         self._refused: dict[tuple[str, str], str] = {}
         self._backbones = dict(_labelled(file.backbones))
-        for label, entry in self._backbones.items():
+        for index, (label, entry) in enumerate(self._backbones.items()):
             for kwargs in _combinations(entry):
-                self._ask(label, kwargs)
+                try:
+                    self._ask(label, kwargs)
+                except SpaceError as error:
+                    if error.key and error.key.startswith("dimensions"):
+                        raise
+                    place = ".".join(part for part in (f"backbones[{index}]", error.key) if part)
+                    raise SpaceError(error.reason, key=place) from None
+        for name, dimension in file.dimensions.items():
+            for parameter in dimension.parameters:
+                self._notes[f"{name}: {parameter} is asked by none of its choices"] = None
         if not file.backbones:
             self._plain = tuple(
                 _Question(name, Parameter(name, _labels(d.choices)), _options(d.choices))

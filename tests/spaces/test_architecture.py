@@ -106,3 +106,7 @@ def test_a_bad_architecture_file_says_what_is_wrong(text: str, message: str) -> 
     with pytest.raises(SpaceError) as caught:
         Architecture.from_json(text)
     assert message in str(caught.value)
+
+
+def test_a_pretrained_tag_names_weights_and_not_a_network() -> None:
+    assert Architecture(backbone="resnet18.a1_in1k").id == Architecture(backbone="resnet18").id

@@ -107,7 +107,7 @@ def test_a_dimension_of_which_nothing_applies_is_an_error() -> None:
 
 
 def test_a_backbone_that_cannot_be_built_is_an_error() -> None:
-    with pytest.raises(SpaceError, match=r"timm cannot build vit_tiny_patch16_224\(depth='two'\)"):
+    with pytest.raises(SpaceError, match=r"^backbones\[0\]: timm cannot build vit_tiny_patch16_224\(depth='two'\)"):
         space(backbones=[{"name": "vit_tiny_patch16_224", "kwargs": {"depth": "two"}}])
 
 

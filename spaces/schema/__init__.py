@@ -1,0 +1,24 @@
+"""The ONE grammar of a space file, as YAML or as the same object from Python.
+
+`spaces/README.md` is its reference; `load` is the way in.
+"""
+
+from spaces.schema.backbone import Backbone
+from spaces.schema.data import Data
+from spaces.schema.dimension import Dimension
+from spaces.schema.file import SpaceFile, json_schema, load, locate
+from spaces.schema.recipe import Bound, Fidelity, Search, Train
+
+__all__ = [
+    "Backbone",
+    "Bound",
+    "Data",
+    "Dimension",
+    "Fidelity",
+    "Search",
+    "SpaceFile",
+    "Train",
+    "json_schema",
+    "load",
+    "locate",
+]

@@ -1,0 +1,61 @@
+"""The `backbones` section: which timm models, with which constructor arguments.
+
+What timm knows and which arguments are refused is `spaces.backbone`'s; that the arguments fit together is
+found when the space is opened.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from spaces.backbone import REFUSED_KWARGS, check_backbone
+from spaces.errors import SpaceError
+from spaces.schema.complaint import GrammarError, Section, shown
+
+
+def _name_alone(schema: dict[str, Any]) -> None:
+    mapping = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "string"}, mapping]
+
+
+class Backbone(Section):
+    """A timm model, by its name or as `{name, kwargs}`."""
+
+    model_config = ConfigDict(json_schema_extra=_name_alone)
+
+    name: str = Field(examples=["resnet10t"])
+    """As timm lists it; a pretrained tag (`resnet18.a1_in1k`) may follow."""
+    kwargs: Mapping[str, JsonValue] = {}
+    """Arguments of the model. A list is a choice; a value that is a list itself is a list in the list."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: object) -> object:
+        return {"name": given} if isinstance(given, str) else given
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            check_backbone(name, {})
+        except SpaceError as error:
+            raise GrammarError(error.reason) from None
+        return name
+
+    @field_validator("kwargs")
+    @classmethod
+    def _allowed(cls, kwargs: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+        for key, value in kwargs.items():
+            if not key.isidentifier():
+                raise GrammarError(f"{key!r} cannot be the name of an argument", key)
+            if key in REFUSED_KWARGS:
+                raise GrammarError(f"cannot be set here: {REFUSED_KWARGS[key]}", key)
+            choices = value if isinstance(value, list) else [value]
+            if not choices:
+                raise GrammarError("an empty list is no choice; give at least one value", key)
+            for index, item in enumerate(choices):
+                if item in choices[:index]:
+                    raise GrammarError(f"the choice {shown(item)} is there twice", key, index)
+        return kwargs

@@ -1,0 +1,181 @@
+"""The `dimensions` section: three ways to write what may be chosen, one way to keep it.
+
+A list of choices, `{choices: [...], per: stage}`, or `{kind: [...], PARAMETER: ...}` where the technique has
+parameters of its own. Knows the techniques by their `check`, nothing of how they rewrite a model.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import GetJsonSchemaHandler, SkipValidation
+from pydantic_core import CoreSchema
+
+from spaces.errors import unknown
+from spaces.schema.complaint import GrammarError, Section, shown
+from spaces.techniques.base import Choice, Scalar, Technique
+
+Per = Literal["network", "stage"]
+
+# Parameters that a technique takes beside its kind, with the open interval their values lie in.
+# skip_threshold is a quantile, asked for by the kind ela (2503.06473).
+PARAMETERS: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "layer_attention": {"skip_threshold": (0.0, 1.0)},
+}
+
+# Names of dimensions without a technique: what MLflow takes as the name of a parameter, but for `/` and `:`.
+_PLAIN_NAME = re.compile(r"\w[\w .-]*")
+
+# A range without `step` has this many equal steps: few enough that every value can be tried.
+DEFAULT_STEPS = 5
+MOST_STEPS = 1000
+
+_SCALAR = {"type": ["boolean", "integer", "number", "string"]}
+_CHOICES = {
+    "type": "array",
+    "minItems": 1,
+    "uniqueItems": True,
+    "items": {"type": [*_SCALAR["type"], "object"]},
+}
+_PER = {"enum": list(get_args(Per)), "default": "network"}
+_RANGE = {
+    "type": "object",
+    "properties": {"low": {"type": "number"}, "high": {"type": "number"}, "step": {"type": "number"}},
+    "required": ["low", "high"],
+    "additionalProperties": False,
+}
+
+
+class Dimension(Section):
+    """What one dimension may be.
+
+    Attributes:
+        choices: each in the normal form of its technique, in the order of the file, none twice.
+        per: whether one choice holds for the whole network, or each stage has its own.
+        parameters: values by name, of the parameters that some of the choices ask for.
+    """
+
+    choices: Annotated[tuple[Choice, ...], SkipValidation]
+    per: Per = "network"
+    parameters: Annotated[Mapping[str, tuple[Scalar, ...]], SkipValidation] = {}
+
+    def to_plain(self) -> dict[str, Any]:
+        """As it may be written in a file."""
+        word = "kind" if self.parameters else "choices"
+        values = {name: list(values) for name, values in self.parameters.items()}
+        return {word: list(self.choices), "per": self.per, **values}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The grammar of the file, not of the attributes."""
+        words = {"per": _PER, "kind": _CHOICES}
+        parameters = {name: {"anyOf": [_CHOICES, _RANGE]} for known in PARAMETERS.values() for name in known}
+        mappings = [
+            {"type": "object", "properties": properties, "required": [word], "additionalProperties": False}
+            for word, properties in (
+                ("choices", {"choices": _CHOICES, "per": _PER}),
+                ("kind", {**words, **parameters}),
+            )
+        ]
+        return {"anyOf": [_CHOICES, *mappings]}
+
+
+def read_dimensions(given: object, techniques: Mapping[str, Technique] | None) -> dict[str, Dimension]:
+    """The section as written; `techniques` is None in a space of plain choices.
+
+    Raises:
+        GrammarError: the first thing that is wrong, with its key below the section.
+    """
+    if not isinstance(given, dict) or (not given and techniques is None):
+        raise GrammarError(f"{shown(given)} is not a mapping of names to choices, such as `scaling: [none, rezero]`")
+    result = {}
+    for name, value in given.items():
+        if techniques is not None and name not in techniques:
+            raise GrammarError(unknown("dimension", name, techniques), name)
+        if techniques is None and not _PLAIN_NAME.fullmatch(name):
+            raise GrammarError(f"{name!r} is not a name: letters, digits, spaces, '.', '_' and '-'", name)
+        result[name] = _read(name, value, techniques[name] if techniques else None)
+    return result
+
+
+def _read(name: str, given: object, technique: Technique | None) -> Dimension:
+    if isinstance(given, list):
+        return Dimension(choices=_choices(given, technique, name))
+    if not isinstance(given, dict):
+        hint = f"; write [{given}] for a single one" if isinstance(given, str | int | float) else ""
+        raise GrammarError(f"{shown(given)} is not a list of choices{hint}", name)
+    known = PARAMETERS.get(name, {}) if technique else {}
+    words = ("choices", "per") if not known else ("choices", "kind", "per", *known)
+    for word in given:
+        if word not in words:
+            raise GrammarError(unknown("key", word, words), name, word)
+    if ("choices" in given) == ("kind" in given):
+        example = "kind: [...]" if known else "choices: [...]"
+        both = "`choices` and `kind` mean the same; keep one" if "kind" in given else None
+        raise GrammarError(both or f"has no choices; for example `{name}: {{{example}}}`", name)
+    word = "kind" if "kind" in given else "choices"
+    per = given.get("per", "network")
+    if per not in get_args(Per):
+        raise GrammarError(unknown("value", per, get_args(Per)), name, "per")
+    if per == "stage" and technique is None:
+        raise GrammarError("there are no stages without backbones; allowed is network", name, "per")
+    choices = _choices(given[word], technique, name, word)
+    parameters = {key: _parameter(given[key], known[key], name, key) for key in known if key in given}
+    return Dimension(choices=choices, per=per, parameters=parameters)
+
+
+def _choices(given: object, technique: Technique | None, *below: str) -> tuple[Choice, ...]:
+    if not isinstance(given, list) or not given:
+        raise GrammarError(f"{shown(given)} is not a list of at least one choice", *below)
+    result: list[Choice] = []
+    for index, item in enumerate(given):
+        try:
+            choice = technique.check(item) if technique else _scalar(item)
+        except ValueError as error:
+            raise GrammarError(str(error), *below, index) from None
+        if choice in result:
+            raise GrammarError(f"the choice {json.dumps(choice)} is there twice", *below, index)
+        result.append(choice)
+    return tuple(result)
+
+
+def _scalar(given: object) -> bool | int | float | str:
+    if isinstance(given, bool | int | float | str):
+        return given
+    raise ValueError(f"{shown(given)} is not a choice; without backbones it is text, a number, true or false")
+
+
+def _parameter(given: object, interval: tuple[float, float], *below: str) -> tuple[float, ...]:
+    """Values given as a list or as a range `{low, high, step}`, all inside the open interval."""
+    low, high = interval
+    if not isinstance(given, list | dict):
+        raise GrammarError(f"{shown(given)} is neither a list of numbers nor a range {{low, high}}", *below)
+    values = _range(given, *below) if isinstance(given, dict) else _choices(given, None, *below)
+    written = given if isinstance(given, dict) else dict(enumerate(values))
+    for place, value in written.items():
+        inside = isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
+        if place != "step" and not inside:
+            raise GrammarError(f"{shown(value)} is not a number between {low:g} and {high:g}", *below, place)
+    return tuple(map(float, values))  # type: ignore[arg-type]
+
+
+def _range(given: Mapping[str, Any], *below: str) -> tuple[float, ...]:
+    words = ("low", "high", "step")
+    for word, value in given.items():
+        if word not in words:
+            raise GrammarError(unknown("key", word, words), *below, word)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise GrammarError(f"{shown(value)} is not a number", *below, word)
+    for word in words[:2]:
+        if word not in given:
+            raise GrammarError(f"is missing; for example `{word}: 0.5`", *below, word)
+    low, high = float(given["low"]), float(given["high"])
+    if low > high:
+        raise GrammarError(f"low {low} is above high {high}", *below)
+    step = float(given.get("step", (high - low) / DEFAULT_STEPS or 1.0))
+    if step <= 0 or (high - low) / step > MOST_STEPS:
+        raise GrammarError(f"{step} is not a step above 0 with at most {MOST_STEPS} from low to high", *below, "step")
+    count = math.floor((high - low) / step + 1e-9) + 1  # the last value may miss `high` by rounding
+    return tuple(round(low + index * step, 12) for index in range(count))
