@@ -100,7 +100,7 @@ class SearchSpace:
         return list(self._notes)
 
     def decide(self, choose: Chooser) -> Architecture:
-        """The architecture that a chooser picks; it is asked only what there is to choose."""
+        """The architecture that a chooser picks, with every choice in words; asked is only what makes a difference."""
         if not self._backbones:
             return Architecture(choices={question.dimension: question.ask(choose) for question in self._plain})
         names = tuple(self._backbones)
@@ -120,7 +120,7 @@ class SearchSpace:
                 choices.setdefault(question.dimension, []).append(choice)
             else:
                 choices[question.dimension] = choice
-        return Architecture(backbone=entry.name, kwargs=kwargs, choices=choices).canonical
+        return Architecture(backbone=entry.name, kwargs=kwargs, choices=choices)
 
     def sample(self, rng: random.Random) -> Architecture:
         """An architecture with every decision taken uniformly."""
@@ -163,6 +163,11 @@ class SearchSpace:
             for labels in product(*(question.parameter.choices for question in questions)):
                 named = zip((question.parameter.name for question in questions), labels, strict=True)
                 yield start | dict(named)
+
+    def backbones(self) -> Iterator[Architecture]:
+        """Every backbone with its arguments, unmodified."""
+        for label, kwargs in self._distinct():
+            yield Architecture(backbone=self._backbones[label].name, kwargs=kwargs).canonical
 
     def _start(self, label: str, kwargs: Mapping[str, Any]) -> dict[str, Label]:
         lists = {key: v for key, v in self._backbones[label].kwargs.items() if isinstance(v, list | tuple)}

@@ -1,0 +1,60 @@
+"""The port between the search and whatever is searched: cheap exact costs, dear uncertain values.
+
+timm training (`search.trial`) is one evaluator, a table or another task of the user's can be another.
+Knows architectures, nothing of Ray, Optuna or MLflow.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from spaces import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What one training has reached.
+
+    Attributes:
+        fidelity: units seen since the start of the training (epochs, where the space does not say otherwise).
+        values: measured objectives by name, each in its own direction; empty between rungs.
+        metrics: everything else worth a curve, by name (train_loss, lr, seconds, ...).
+        time: seconds since 1970 when it was measured.
+    """
+
+    fidelity: int
+    values: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    time: float = 0.0
+
+
+class Evaluator(Protocol):
+    """Evaluates architectures. One instance serves many trials, one after the other; it must pickle."""
+
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
+        """Everything exact that is known before training: params, macs, ... by name.
+
+        Raises:
+            spaces.SpaceError: the architecture cannot be built; the message says why.
+        """
+        ...
+
+    def evaluate(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Iterator[Measurement]:
+        """Train up to `fidelity` and measure; yield as often as there is news.
+
+        Goes on from what it left in the directory `checkpoint` (made, and empty, at the first call of a
+        trial), and leaves there all it needs to go on, in another process too, before the last yield.
+        The last measurement has the asked fidelity and a value for every objective that is not a cost.
+        Any exception fails the trial with its message as the reason.
+        """
+        ...
+
+
+@runtime_checkable
+class Tester(Protocol):
+    """An evaluator that also has held-out test data, used once, for the members of the front."""
+
+    def test(self, architecture: Architecture, checkpoint: Path) -> float:
+        """Test accuracy in [0, 1] of the finished training in `checkpoint`."""
+        ...

@@ -1,0 +1,240 @@
+"""The model folder: one network of a search as plain files, to be rebuilt, run, logged and exported.
+
+    model.safetensors    the weights; tied ones stand there once
+    architecture.json    `Architecture.to_dict()`
+    classes.json         class names, in the order of the model's outputs
+    preprocessing.json   `Preprocessing.to_dict()`
+    predict.py           rebuilds the model and names what is on a picture
+    README.md            what the model is and what it reached
+
+Reading a folder takes data from it, never code. `search.tracking` logs such a folder to MLflow, which comes
+back through `_load_pyfunc`. Knows nothing of searches, Ray, Optuna or MLflow.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from search.data.preprocessing import Preprocessing
+from spaces import Architecture, InputError, SpaceError, build
+
+WEIGHTS = "model.safetensors"
+DATA = ("architecture.json", "classes.json", "preprocessing.json")
+FILES = (WEIGHTS, *DATA, "predict.py", "README.md")
+MAX_JSON_BYTES = 4_000_000  # ImageNet-21k's class names take 1 MB; nothing here is longer
+MAX_RESIZE = 4096  # pixels a side; timm's largest pretrained models take 1024
+BATCH = 64  # images that `Model.predict` holds as tensors at once
+
+PREDICT = '''"""Say what is on a picture: python predict.py IMAGE"""
+
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image
+from safetensors.torch import load_model
+
+from search.data.preprocessing import Preprocessing
+from spaces import Architecture, build
+
+HERE, NAMES = Path(__file__).parent, ("architecture", "classes", "preprocessing")
+
+architecture, classes, preprocessing = (json.loads((HERE / f"{name}.json").read_text()) for name in NAMES)
+preprocess = Preprocessing.from_dict(preprocessing)
+model = build(Architecture.from_dict(architecture), len(classes), preprocess.in_chans).eval()
+load_model(model, HERE / "model.safetensors")
+print(max(zip(model(preprocess(Image.open(sys.argv[1]))).softmax(1)[0].tolist(), classes)))
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A trained classifier with all that its use needs.
+
+    Attributes:
+        module: float32 `[N, C, H, W]` to logits `[N, len(classes)]`.
+        classes: names, in the order of the logits.
+    """
+
+    module: nn.Module
+    architecture: Architecture
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    def predict(self, images: Iterable[Image.Image | NDArray[np.uint8]]) -> Tensor:
+        """Class probabilities `[N, len(classes)]`, on the CPU, of PIL images or uint8 arrays of any size."""
+        device = next(self.module.parameters()).device
+        waiting, done = list(images), [torch.empty(0, len(self.classes))]
+        self.module.eval()
+        with torch.inference_mode():
+            for start in range(0, len(waiting), BATCH):
+                batch = torch.cat([self.preprocessing(image) for image in waiting[start : start + BATCH]])
+                done.append(self.module(batch.to(device)).softmax(dim=1).cpu())
+        return torch.cat(done)
+
+
+def write_model(folder: Path, model: Model, results: Mapping[str, float]) -> None:
+    """Write the model folder at once or not at all; an older model folder there is replaced.
+
+    Args:
+        results: what the README tells of the model, by name: objectives, costs, test accuracy.
+
+    Raises:
+        InputError: the folder holds something that is no part of a model folder.
+    """
+    if folder.exists() and (strangers := _strangers(folder)):
+        raise InputError(f"{folder} is not a model folder, it holds {strangers[0]!r}; give another folder")
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_model(model.module, str(fresh / WEIGHTS))
+    contents = (model.architecture.to_dict(), list(model.classes), model.preprocessing.to_dict())
+    for name, content in zip(DATA, contents, strict=True):
+        (fresh / name).write_text(json.dumps(content, indent=2) + "\n")
+    (fresh / "predict.py").write_text(PREDICT)
+    (fresh / "README.md").write_text(_card(model, results), encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    fresh.rename(folder)
+
+
+def _strangers(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return [folder.name]
+    return sorted({path.name for path in folder.iterdir()} - {*FILES, "__pycache__"})
+
+
+def _card(model: Model, results: Mapping[str, float]) -> str:
+    side = model.preprocessing.image_size
+    rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in results.items())
+    return (
+        f"# {model.architecture.label}\n\n"
+        f"An image classifier found by archsearch: {len(model.classes)} classes, {side} x {side} pixels,"
+        f" {model.preprocessing.in_chans} channels. Architecture {model.architecture.id}.\n\n"
+        f"| measured | |\n|---|---|\n{rows}\n\n"
+        "`python predict.py IMAGE` says what is on a picture and how likely it is. From Python:\n\n"
+        "    from search.model import read_model\n"
+        '    probabilities = read_model("FOLDER").predict([PIL.Image.open("IMAGE")])\n'
+    )
+
+
+def read_model(folder: Path | str) -> Model:
+    """Rebuild the model of a folder from anywhere, in eval mode, on the CPU.
+
+    The weights' names and shapes are compared with the architecture's before memory is taken for it.
+
+    Raises:
+        InputError: not a model folder, a damaged one, or one whose files contradict each other.
+    """
+    folder = Path(folder)
+    if missing := [name for name in (WEIGHTS, *DATA) if not (folder / name).is_file()]:
+        raise InputError(f"{folder} is not a model folder: {', '.join(missing)} missing")
+    classes = _classes(folder / "classes.json")
+    preprocessing = _preprocessing(folder / "preprocessing.json")
+    path = folder / "architecture.json"
+    try:
+        architecture = Architecture.from_dict(_read_json(path))
+        with torch.device("meta"):
+            outline = build(architecture, len(classes), preprocessing.in_chans)
+    except SpaceError as error:
+        raise SpaceError(error.reason, key=error.key, file=str(path)) from None
+    _check_weights(folder / WEIGHTS, outline)
+    module = build(architecture, len(classes), preprocessing.in_chans)
+    load_model(module, folder / WEIGHTS)
+    return Model(module=module.eval(), architecture=architecture, classes=classes, preprocessing=preprocessing)
+
+
+def _read_json(path: Path) -> Any:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise InputError(f"{path} has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} are read")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    names = _read_json(path)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} must be a list of class names")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise InputError(f"{path} must name two classes or more, each once")
+    return tuple(names)
+
+
+def _preprocessing(path: Path) -> Preprocessing:
+    given = _read_json(path)
+    if not isinstance(given, dict):
+        raise InputError(f"{path} must be a mapping")
+    try:
+        preprocessing = Preprocessing.from_dict(given)
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None
+    sizes = (preprocessing.image_size, preprocessing.resize_size, preprocessing.in_chans)
+    if any(type(size) is not int or size > MAX_RESIZE for size in sizes):
+        raise InputError(f"{path}: sizes {sizes} must be whole numbers up to {MAX_RESIZE}")
+    return preprocessing
+
+
+def _check_weights(path: Path, outline: nn.Module) -> None:
+    """Each tensor of `outline` (which may be on the meta device) is in the file once, in its shape."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            given = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from None
+    tied: dict[int, list[str]] = {}
+    tensors: dict[str, Tensor] = outline.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        tied.setdefault(id(tensor), []).append(name)
+    for names in tied.values():
+        if not any(name in given for name in names):
+            raise InputError(f"{path}: the architecture's {names[0]!r} is missing")
+    for name, shape in given.items():
+        if name not in tensors:
+            raise InputError(f"{path}: the architecture has no {name!r}")
+        if shape != tuple(tensors[name].shape):
+            wanted = list(tensors[name].shape)
+            raise InputError(f"{path}: {name!r} is {list(shape)}, the architecture has {wanted}")
+
+
+class Classifier:
+    """What MLflow calls `model_impl`: arrays in, an array out."""
+
+    def __init__(self, model: Model):
+        self.model = model
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> NDArray[np.float32]:
+        """Class probabilities, float32 `[N, classes]`, of uint8 images `[N, H, W, C]`.
+
+        Raises:
+            InputError: anything else than whole numbers in 0..255 of four dimensions; any `params`.
+        """
+        if params:
+            raise InputError(f"the model takes no params, given {sorted(params)}")
+        images = np.asarray(model_input)
+        whole = images.ndim == 4 and images.dtype.kind in "iu"
+        if not whole or (images.size and (images.min() < 0 or images.max() > 255)):
+            raise InputError(
+                f"given {images.dtype} {list(images.shape)};"
+                " allowed are images [N, height, width, channels] of whole numbers in 0..255"
+            )
+        probabilities: NDArray[np.float32] = self.model.predict(images.astype(np.uint8)).numpy()
+        return probabilities
+
+
+def _load_pyfunc(data_path: str) -> Classifier:
+    """The entry point of `mlflow.pyfunc.load_model` for a model logged with `loader_module="search.model"`."""
+    return Classifier(read_model(data_path))

@@ -1,0 +1,92 @@
+"""The outbox: nothing is lost, nothing is repeated, nobody waits, whatever the service does."""
+
+import logging
+import time
+
+import pytest
+
+from search.outbox import Outbox
+
+
+class Service:
+    """A real service in small: a list that can be away, or refuse one entry for ever."""
+
+    def __init__(self) -> None:
+        self.away, self.refused, self.got, self.recovered = False, "", [], 0
+
+    def take(self, entry: str) -> None:
+        if self.away or entry == self.refused:
+            raise ConnectionError(f"no answer to {entry}\nand a second line")
+        self.got.append(entry)
+
+    def recover(self) -> None:
+        if self.away:
+            raise ConnectionError("still away")
+        self.recovered += 1
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def outbox(service: Service) -> Outbox:
+    return Outbox("the list", service.recover)
+
+
+def test_work_is_done_at_once_and_in_order(outbox: Outbox, service: Service) -> None:
+    for entry in "abc":
+        outbox.do(entry, lambda entry=entry: service.take(entry))
+    assert (service.got, outbox.waiting, service.recovered) == (["a", "b", "c"], 0, 0)
+
+
+def test_what_fails_waits_and_only_the_newest_of_a_key_is_kept(
+    outbox: Outbox, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.away = True
+    for entry in ("a1", "b1", "a2"):
+        outbox.do(entry[0], lambda entry=entry: service.take(entry))
+    assert outbox.waiting == 2
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warned == ["the list failed: no answer to a1; what is missing there waits"]
+    service.away = False
+    assert outbox.flush(5)
+    assert (service.got, outbox.waiting, service.recovered) == (["b1", "a2"], 0, 1)
+    assert caplog.records[-1].getMessage() == "the list is back; nothing is missing there"
+
+
+def test_nobody_waits_for_a_service_that_is_away(outbox: Outbox, service: Service) -> None:
+    tried = []
+
+    def try_it() -> None:
+        tried.append(time.monotonic())
+        service.take("a")
+
+    service.away = True
+    began = time.monotonic()
+    for key in range(1000):
+        outbox.do(key, try_it)
+    assert time.monotonic() - began < 0.5
+    assert len(tried) == 1
+    assert outbox.waiting == 1000
+
+
+def test_one_bad_entry_does_not_hold_up_the_others(
+    outbox: Outbox, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.refused = "bad"
+    outbox.do("bad", lambda: service.take("bad"))
+    outbox.do("good", lambda: service.take("good"))
+    assert not outbox.flush(1.5)
+    assert service.got == ["good"]
+    assert outbox.waiting == 1
+    assert caplog.records[-1].getMessage() == "the list: 1 things are still missing there"
+
+
+def test_flush_gives_up_in_time(outbox: Outbox, service: Service) -> None:
+    service.away = True
+    outbox.do("a", lambda: service.take("a"))
+    began = time.monotonic()
+    assert not outbox.flush(0.2)
+    assert time.monotonic() - began < 1

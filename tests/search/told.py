@@ -1,0 +1,107 @@
+"""Trials to log, and an open look into a local MLflow store: for the tests of tracking."""
+
+import sqlite3
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from search.data.preprocessing import Preprocessing
+from search.evaluator import Measurement
+from search.model import Model, write_model
+from search.pareto import Objectives
+from search.record import State, TrialRecord
+from search.tracking import MlflowTracker
+from spaces import Architecture, build
+
+OBJECTIVES = Objectives(directions={"accuracy": "maximize", "macs": "minimize"})
+WORST = {"accuracy": 0.1, "macs": 1e9}
+BEGIN = 1.7e9  # seconds since 1970
+
+
+def architecture(number: int) -> Architecture:
+    width, scaling = (0.25, 0.5, 1.0)[number % 3], ("none", "rezero", "layerscale")[number // 3 % 3]
+    return Architecture(backbone="resnet10t", choices={"width": width, "scaling": scaling})
+
+
+def record(number: int, state: State = State.COMPLETE, epochs: int = 9) -> TrialRecord:
+    """A trial with a curve over `epochs`, rungs at 3 and 9; the higher its number, the better and the dearer."""
+    trained = state not in (State.INFEASIBLE, State.DUPLICATE)
+    costs = {"macs": 1e6 * (number + 1), "params": 1e5}
+    began, rungs = BEGIN + 100 * number, (3, 9, epochs if state is State.COMPLETE else 9)
+    history = [
+        Measurement(
+            fidelity=epoch,
+            values={"accuracy": 0.5 + number / 100 + epoch / 1000} if epoch in rungs else {},
+            metrics={"train_loss": 1 / epoch, "lr": 0.001},
+            time=began + epoch,
+        )
+        for epoch in range(1, epochs * trained + 1)
+    ]
+    return TrialRecord(
+        number=number,
+        architecture=architecture(number),
+        state=state,
+        reason={State.FAILED: "out of memory", State.INFEASIBLE: "params 4e6 > 3e6"}.get(state, ""),
+        seed=number,
+        costs=costs,
+        history=tuple(history),
+        values={"accuracy": history[-1].values["accuracy"], **costs} if state is State.COMPLETE else {},
+        duplicate_of=0 if state is State.DUPLICATE else None,
+        started=began,
+        ended=None if state is State.RUNNING else began + 50,
+    )
+
+
+def start(tracker: MlflowTracker, *, key: str = "k1", trials: int = 16) -> str:
+    params = {"seed": 0, "trials": trials, "train": {"lr": 1e-3}}
+    return tracker.start(space="digits", search="digits-2", key=key, text="name: digits\n", params=params)
+
+
+def open_tracker(runs: Path, **more: object) -> MlflowTracker:
+    tracker = MlflowTracker.local(runs)
+    start(tracker, **more)
+    return tracker
+
+
+def client(runs: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{runs}/mlflow.db")
+
+
+def search(store: MlflowClient, query: str) -> list[Run]:
+    experiment = store.get_experiment_by_name("digits")
+    return list(store.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time ASC"]))
+
+
+def trials(store: MlflowClient) -> list[Run]:
+    return search(store, "tags.`archsearch.role` = 'trial'")
+
+
+def rows(runs: Path) -> dict[str, int]:
+    with sqlite3.connect(runs / "mlflow.db") as database:
+        tables = ("runs", "metrics", "params", "tags", "logged_models")
+        return {table: database.execute(f"select count(*) from {table}").fetchone()[0] for table in tables}
+
+
+def content(store: MlflowClient) -> dict[str, object]:
+    """Everything that a person can see of the trials, without the ids that MLflow draws."""
+    seen = {}
+    for run in trials(store):
+        tags = {name: value for name, value in run.data.tags.items() if name != "mlflow.parentRunId"}
+        curves = {
+            key: [
+                (metric.step, metric.timestamp, metric.value)
+                for metric in store.get_metric_history(run.info.run_id, key)
+            ]
+            for key in run.data.metrics
+        }
+        seen[tags["trial_key"]] = (run.info.status, run.info.end_time, run.data.params, tags, curves)
+    return seen
+
+
+def write_some_model(folder: Path) -> Path:
+    preprocessing = Preprocessing(image_size=32, resize_size=32, in_chans=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    module, classes = build(architecture(0), 4, 3), tuple("abcd")
+    model = Model(module=module, architecture=architecture(0), classes=classes, preprocessing=preprocessing)
+    write_model(folder, model, {"accuracy": 0.9})
+    return folder
