@@ -1,0 +1,117 @@
+"""A folder of pictures: one sub-folder a class, or `train/`, `test/` and `val/` with one sub-folder a class each.
+
+Splits that the folder has are kept. Only common picture formats are opened: none of them can run code.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from search.data.dataset import Pictures
+from spaces.errors import InputError, unknown
+from spaces.schema import Data
+
+_SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # those of IMG_EXTENSIONS; EPS would start Ghostscript
+_MOST_PIXELS = 89_478_485  # Pillow's own MAX_IMAGE_PIXELS: a quarter GiB of RGB
+
+
+def open_folder(data: Data) -> Pictures:
+    root = Path(data.path or "").expanduser()
+    if not root.is_dir():
+        raise InputError(f"data.path {root} is not a folder; source folder reads a folder with one sub-folder a class")
+    splits = _splits(root)
+    classes = _classes(splits["train"])
+    files: list[Path] = []
+    labels: list[int] = []
+    given: dict[str, np.ndarray] = {}
+    for name, folder in splits.items():
+        start = len(files)
+        for label, found in _pictures(folder, classes):
+            files += found
+            labels += [label] * len(found)
+        if name != "train":
+            given[name] = np.arange(start, len(files))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        headers = list(pool.map(_header, files))
+
+    def read(index: int) -> Image.Image:
+        return _load(files[index])
+
+    return Pictures(
+        read=read,
+        labels=np.array(labels, np.int64),
+        classes=tuple(classes),
+        shorter_side=int(np.median([side for side, _ in headers])),
+        in_chans=1 if all(grey for _, grey in headers) else 3,
+        given=given,
+    )
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _splits(root: Path) -> dict[str, Path]:
+    """The folder of each split; all of `root` is "train" unless it has a `train/` that holds folders itself."""
+    train = root / "train"
+    if not (train.is_dir() and _folders(train)):
+        return {"train": root}
+    splits: dict[str, Path] = {}
+    for folder in _folders(root):
+        if folder.name not in _SPLITS:
+            raise InputError(f"{root}: {unknown('folder beside train/', folder.name, _SPLITS)}")
+        if _SPLITS[folder.name] in splits:
+            raise InputError(f"{root}: {splits[_SPLITS[folder.name]].name}/ and {folder.name}/ are the same split")
+        splits[_SPLITS[folder.name]] = folder
+    return splits
+
+
+def _classes(folder: Path) -> list[str]:
+    classes = [path.name for path in _folders(folder)]
+    if len(classes) < 2:
+        raise InputError(f"{folder}: has {len(classes)} sub-folders; at least two, one a class, are needed")
+    return classes
+
+
+def _pictures(folder: Path, classes: list[str]) -> Iterator[tuple[int, list[Path]]]:
+    """The label and the sorted pictures of each class folder, at any depth."""
+    for path in _folders(folder):
+        if path.name not in classes:
+            raise InputError(f"{folder}: {unknown('class', path.name, classes)}")
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS and file.is_file())
+        if not found:
+            raise InputError(f"{path}: no picture in this class folder (looked for {', '.join(IMG_EXTENSIONS)})")
+        yield classes.index(path.name), found
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path, formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: not a picture that can be read ({error})") from None
+    if image.width * image.height > _MOST_PIXELS:
+        raise InputError(f"{path}: {image.width}x{image.height} pixels; at most {_MOST_PIXELS} are allowed")
+    return image
+
+
+def _header(path: Path) -> tuple[int, bool]:
+    """Shorter side in pixels, and whether it is grey, without decoding."""
+    with _open(path) as image:
+        return min(image.size), image.mode in ("1", "L")
+
+
+def _load(path: Path) -> Image.Image:
+    with _open(path) as image:
+        try:
+            image.load()
+        except Exception as error:  # a broken file may fail anywhere in Pillow's decoders
+            raise InputError(f"{path}: a broken picture ({error})") from None
+        return image

@@ -1,0 +1,28 @@
+"""Training one network on one data set: a plain loop, exact resume, honest validation.
+
+    trainer = Trainer(model, dataset, Train(lr=1e-3), horizon=9, seed=0)
+    while trainer.epoch < 9:
+        print(trainer.train_epoch())
+    print(trainer.validate())
+
+Works on any classifier; knows nothing of architectures or of the search.
+"""
+
+from search.training.checkpoint import WEIGHTS, load_weights, saved_epoch
+from search.training.evaluation import Score, predict, recalibrate, score, seeded
+from search.training.schedule import learning_rate
+from search.training.trainer import Trainer, TrainingDiverged
+
+__all__ = [
+    "WEIGHTS",
+    "Score",
+    "Trainer",
+    "TrainingDiverged",
+    "learning_rate",
+    "load_weights",
+    "predict",
+    "recalibrate",
+    "saved_epoch",
+    "score",
+    "seeded",
+]

@@ -1,0 +1,64 @@
+"""What a training leaves on disk: weights for anyone, and the state to go on from; both written atomically.
+
+`model.safetensors` holds the weights of the last validated epoch, with that epoch in its metadata.
+`training.pt` holds weights, optimiser state and epoch, and is there until the horizon is reached. Neither
+can run code when it is read.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+WEIGHTS = "model.safetensors"
+STATE = "training.pt"
+
+
+def save_weights(model: nn.Module, directory: Path, epoch: int) -> None:
+    """Tied weights are stored once."""
+    _replace(directory / WEIGHTS, lambda path: save_model(model, str(path), metadata={"epoch": str(epoch)}))
+
+
+def load_weights(model: nn.Module, directory: Path) -> None:
+    """Into a model of the same architecture; every tensor must be there and fit."""
+    load_model(model, directory / WEIGHTS, strict=True)
+
+
+def saved_epoch(directory: Path) -> int:
+    """Epochs that the weights in `directory` were trained for; 0 where there are none."""
+    if not (directory / WEIGHTS).exists():
+        return 0
+    with safe_open(directory / WEIGHTS, framework="pt") as file:
+        return int(file.metadata()["epoch"])
+
+
+def save_state(state: dict[str, Any], directory: Path) -> None:
+    _replace(directory / STATE, lambda path: torch.save(state, path))
+
+
+def load_state(directory: Path, device: torch.device) -> dict[str, Any] | None:
+    """None where there is none."""
+    if not (directory / STATE).exists():
+        return None
+    state: dict[str, Any] = torch.load(directory / STATE, map_location=device, weights_only=True)
+    return state
+
+
+def drop_state(directory: Path) -> None:
+    (directory / STATE).unlink(missing_ok=True)
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """A reader, and a process killed at any moment, sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")  # one writer a directory; what a killed one left is overwritten
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,139 @@
+"""The timm evaluator: an architecture is built, costed, trained, validated, and once in the end tested.
+
+Knows nothing of Ray, Optuna or MLflow, and does not decide what to evaluate.
+"""
+
+import gc
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from search.costs import COSTS
+from search.data import Batches, Dataset
+from search.data.seeds import seed_of
+from search.evaluator import Measurement
+from search.training import Trainer, load_weights, predict, saved_epoch, score, seeded
+from spaces import Architecture, InputError, SpaceError, build
+from spaces.schema import SpaceFile
+
+_SAVE_EVERY_S = 60  # between validations; an epoch of a big data set is not lost with a killed process
+
+
+TrialKey = tuple[str, int, Path]
+"""Architecture id, seed, checkpoint directory."""
+
+
+@final
+class TimmEvaluator:
+    """Trains the networks of a space on one data set; an `Evaluator` and a `Tester`.
+
+    Between the rungs of one trial its network stays in memory; a pickle has none, and costs no more than the
+    data set does.
+
+    Raises:
+        InputError: the space asks for what this evaluator does not do.
+    """
+
+    def __init__(self, space: SpaceFile, dataset: Dataset):
+        if space.train.pretrained:
+            raise InputError("train.pretrained: true is not possible yet; networks start from random weights")
+        self._recipe, self._horizon, self._dataset = space.train, space.search.fidelity.max, dataset
+        self._costs: dict[str, dict[str, float]] = {}
+        self._live: tuple[TrialKey, Trainer] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_live": None}
+
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
+        """Every cost in `search.costs.COSTS`, by name, from a network without weights.
+
+        Raises:
+            SpaceError: the network cannot be built, or not for images of this data set's size.
+        """
+        if architecture.id not in self._costs:
+            size = (self._dataset.in_chans, self._dataset.image_size, self._dataset.image_size)
+            with torch.device("meta"):
+                model = self._build(architecture)
+            try:
+                costs = {name: cost(model, size) for name, cost in COSTS.items()}
+            except Exception as error:  # whatever a forward pass raises on images that do not suit it
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                raise SpaceError(f"{architecture.label} cannot take {size[1]}x{size[2]} images: {reason}") from None
+            self._costs[architecture.id] = costs
+        return self._costs[architecture.id]
+
+    def evaluate(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Iterator[Measurement]:
+        """Epochs up to `fidelity`, one measurement each; the last also has the value `accuracy`, on validation data.
+
+        Leaves `model.safetensors` in `checkpoint`. Deterministic in (architecture, seed): where `checkpoint`
+        is ahead of `fidelity` the training is done again from the start.
+
+        Raises:
+            TrainingDiverged: nan or inf.
+        """
+        key = (architecture.id, seed, checkpoint)
+        trainer = self._take(key, fidelity) or self._resume(architecture, fidelity, seed, checkpoint)
+        metrics: dict[str, float] = {}
+        saved = time.monotonic()
+        while trainer.epoch < fidelity:
+            metrics = trainer.train_epoch()
+            if trainer.epoch < fidelity:
+                if time.monotonic() - saved > _SAVE_EVERY_S:
+                    trainer.save_state(checkpoint)
+                    saved = time.monotonic()
+                yield Measurement(fidelity=trainer.epoch, metrics=metrics, time=time.time())
+        metrics |= trainer.validate()
+        trainer.save(checkpoint)
+        self._live = key, trainer
+        values = {"accuracy": metrics["val_accuracy"]}
+        yield Measurement(fidelity=fidelity, values=values, metrics=metrics, time=time.time())
+
+    def test(self, architecture: Architecture, checkpoint: Path) -> float:
+        """Accuracy in [0, 1] on the held-out test split, with the weights in `checkpoint`.
+
+        Raises:
+            InputError: the data have no test split.
+        """
+        if not len(self._dataset.test):
+            raise InputError("the data have no test split: data.test_fraction is 0")
+        return score(*self._predict(architecture, checkpoint, self._dataset.test)).accuracy
+
+    def predict_logits(self, architecture: Architecture, checkpoint: Path, indices: np.ndarray) -> Tensor:
+        """float32 `[len(indices), num_classes]` on the CPU, for these images of the data set."""
+        return self._predict(architecture, checkpoint, indices)[0].cpu()
+
+    def _predict(self, architecture: Architecture, checkpoint: Path, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = self._build(architecture)
+        load_weights(model, checkpoint)
+        return predict(model.to(device), Batches(self._dataset, indices, self._recipe.batch_size, device))
+
+    def _take(self, key: TrialKey, fidelity: int) -> Trainer | None:
+        """The trainer in memory, where it is this trial's and not behind its checkpoint; any other is let go."""
+        live, self._live = self._live, None
+        if live is not None and live[0] == key and saved_epoch(key[2]) <= live[1].epoch <= fidelity:
+            return live[1]
+        del live
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # for other trials on the same GPU
+        return None
+
+    def _resume(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Trainer:
+        """A trainer that goes on from `checkpoint`; from the start where that is past `fidelity`."""
+        trainer = self._start(architecture, seed)
+        trainer.resume(checkpoint)
+        return trainer if trainer.epoch <= fidelity else self._start(architecture, seed)
+
+    def _start(self, architecture: Architecture, seed: int) -> Trainer:
+        with seeded(seed_of("weights", seed), torch.device("cpu")):
+            model = self._build(architecture)
+        return Trainer(model, self._dataset, self._recipe, horizon=self._horizon, seed=seed)
+
+    def _build(self, architecture: Architecture) -> nn.Module:
+        return build(architecture, self._dataset.num_classes, self._dataset.in_chans)
