@@ -6,10 +6,11 @@
 from spaces.schema.backbone import Backbone
 from spaces.schema.data import Data
 from spaces.schema.dimension import Dimension
-from spaces.schema.file import SpaceFile, json_schema, load, locate
+from spaces.schema.file import NAMES, SpaceFile, is_name, json_schema, load, locate
 from spaces.schema.recipe import Bound, Fidelity, Search, Train
 
 __all__ = [
+    "NAMES",
     "Backbone",
     "Bound",
     "Data",
@@ -18,6 +19,7 @@ __all__ = [
     "Search",
     "SpaceFile",
     "Train",
+    "is_name",
     "json_schema",
     "load",
     "locate",

@@ -23,6 +23,12 @@ from spaces.techniques import TECHNIQUES
 
 # A name is also a directory of runs/ and an experiment of MLflow.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAMES = "up to 100 letters, digits, '.', '_' and '-', with a letter or a digit first"
+
+
+def is_name(name: str) -> bool:
+    """Whether a search can have this name."""
+    return _NAME.fullmatch(name) is not None
 
 
 class SpaceFile(Section):
@@ -68,11 +74,8 @@ class SpaceFile(Section):
     @field_validator("name")
     @classmethod
     def _safe_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise GrammarError(
-                f"{shown(name)} cannot name a directory; allowed are up to 100 letters, digits, '.', '_' "
-                "and '-', with a letter or a digit first"
-            )
+        if not is_name(name):
+            raise GrammarError(f"{shown(name)} cannot name a directory; allowed are {NAMES}")
         return name
 
     @field_validator("backbones")

@@ -1,0 +1,55 @@
+"""Book: the records of a search in memory, with what is asked of them all the time kept at hand.
+
+Knows records and Pareto laws; nothing of storage, samplers or training.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import final
+
+from search.pareto import Objectives
+from search.record import Front, State, TrialRecord, front_of
+
+
+@final
+class Book:
+    """The newest record of each trial. A record costs no more to add than the front is long."""
+
+    def __init__(self, objectives: Objectives, reference_point: Mapping[str, float]):
+        self.objectives, self.reference_point = objectives, reference_point
+        self.front: Front = front_of((), objectives, reference_point)
+        self._records: dict[int, TrialRecord] = {}
+        self._counts: Counter[State] = Counter()
+        self._trained: dict[str, int] = {}
+
+    def put(self, record: TrialRecord) -> None:
+        """Adds a record, or replaces the trial's last one."""
+        before = self._records.get(record.number)
+        if before is not None:
+            self._counts[before.state] -= 1
+        self._records[record.number] = record
+        self._counts[record.state] += 1
+        if record.state is State.RUNNING or record.state.counts:
+            self._trained.setdefault(record.architecture.id, record.number)
+        if record.state is State.COMPLETE:
+            others = (member for member in self.front.members if member.number != record.number)
+            self.front = front_of((*others, record), self.objectives, self.reference_point)
+
+    def __getitem__(self, number: int) -> TrialRecord:
+        return self._records[number]
+
+    def records(self) -> list[TrialRecord]:
+        """In the order of their numbers."""
+        return [self._records[number] for number in sorted(self._records)]
+
+    def counts(self) -> dict[State, int]:
+        return {state: self._counts[state] for state in State}
+
+    @property
+    def started(self) -> int:
+        """Trainings begun: running, complete, stopped or failed."""
+        return sum(count for state, count in self._counts.items() if state is State.RUNNING or state.counts)
+
+    def training_of(self, architecture_id: str) -> int | None:
+        """The number of the trial that trains, or trained, this architecture."""
+        return self._trained.get(architecture_id)

@@ -1,0 +1,164 @@
+"""The command line: `archsearch run`, `front`, `pick`, `ui`. Turns words into calls and results into words.
+
+Exit codes: 0 done; 1 no feasible complete trial; 2 bad input; 130 Ctrl-C.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from search import results
+from search import run as searches
+from search.live import front_table
+from search.tracker import ui_command
+from spaces import InputError
+
+app = typer.Typer(
+    name="archsearch",
+    help="Architecture search over timm backbones that ends in a model you can use.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of all searches and of the MLflow store.", metavar="DIR")]
+Name = Annotated[str, typer.Argument(help="Name of a search: a folder in --runs.", show_default=False)]
+RUNS = Path("runs")
+
+
+@app.command()
+def run(
+    space: Annotated[Path, typer.Argument(help="The space file; spaces/README.md explains it.", metavar="SPACE")],
+    runs: Runs = RUNS,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the search, else the file's `name`. A taken one gets -2, -3, ...", show_default=False
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Trainings to start, instead of the file's `search.trials`.", show_default=False)
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to use, as HOST:PORT or auto. Else this machine.", show_default=False),
+    ] = None,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(help="GPUs of a trial, 0.5 lets two share one. Else 1 where there are any.", show_default=False),
+    ] = None,
+    cpus_per_trial: Annotated[
+        int | None, typer.Option(help="CPU cores, and threads, of a trial. Else 1.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search of that name where it stands.")
+    ] = False,
+) -> None:
+    """Search a space: propose, train and compare architectures until the budget is spent.
+
+    Shows progress while it runs and the front at its end. Ctrl-C ends it cleanly; `--resume` goes on.
+    """
+    console = Console()
+    result = searches.run(
+        space,
+        runs=runs,
+        name=name,
+        trials=trials,
+        address=address,
+        gpus_per_trial=gpus_per_trial,
+        cpus_per_trial=cpus_per_trial,
+        resume=resume,
+        console=console,
+    )
+    where = "" if runs == RUNS else f" --runs {runs}"
+    console.print(f"\n[bold]{result.name}[/bold]: {result.ending}", highlight=False)
+    console.print(front_table(result.front))
+    if result.ending is searches.Ending.INTERRUPTED:
+        budget = f" --trials {trials}" if trials else ""
+        again = f"archsearch run {space}{where}{budget} --name {result.name} --resume"
+        console.print(Text(f"Interrupted; nothing is lost. To go on:\n  {again}"))
+        raise typer.Exit(130)
+    if not result.front.members:
+        console.print("No feasible trial ran to its end, so there is no front.", style="bold red")
+        raise typer.Exit(1)
+    best = result.front.members[0].architecture.id
+    console.print(Text(f"\nSee every trial and the front in MLflow:\n  archsearch ui{where}"))
+    console.print(Text(f"Take a model:\n  archsearch pick {result.name}{where} --id {best}"))
+
+
+@app.command()
+def front(
+    name: Name,
+    runs: Runs = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")] = False,
+) -> None:
+    """Show the front of a search, also while it runs."""
+    found = results.opened(runs, name)
+    if as_json:
+        print(json.dumps(results.front_as_dict(found), indent=2, allow_nan=False))  # noqa: T201
+        return
+    console = Console()
+    console.print(front_table(found.front))
+    counts = ", ".join(f"{number} {state}" for state, number in found.counts().items())
+    console.print(f"\nhypervolume {found.front.hypervolume:.6g}; trials: {counts}", highlight=False)
+
+
+@app.command()
+def pick(
+    name: Name,
+    runs: Runs = RUNS,
+    most: Annotated[
+        list[str] | None,
+        typer.Option("--max", help="Bound an objective or a cost from above, as macs=5e6; may be given often."),
+    ] = None,
+    prefer: Annotated[
+        str | None, typer.Option(help="The objective to be best in; the first one by default.", show_default=False)
+    ] = None,
+    chosen: Annotated[
+        str | None, typer.Option("--id", help="Take this architecture of the front.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder to write; NAME-ID by default.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a model of the front to a folder: weights, architecture, classes, preprocessing, a snippet to use it."""
+    found = results.opened(runs, name)
+    record = results.choose(found.front, most=most or [], prefer=prefer, chosen=chosen)
+    folder = output or Path(f"{name}-{record.architecture.id}")
+    results.write(found, record, folder)
+    console = Console()
+    console.print(Text(f"{record.architecture.label} is in {folder}"))
+    console.print(f"Use it:\n  python {folder / 'predict.py'} IMAGE\n", markup=False, highlight=False, soft_wrap=True)
+    console.print((folder / "predict.py").read_text(), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def ui(
+    runs: Runs = RUNS, port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000
+) -> None:
+    """Open the MLflow UI on the searches of a folder; Ctrl-C closes it."""
+    if not (runs / "mlflow.db").is_file():
+        raise InputError(f"{runs} holds no searches yet; `archsearch run SPACE` makes one")
+    Console().print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    command = ui_command(runs, port)
+    os.execv(command[0], command)
+
+
+def main() -> None:
+    """The entry point: every error a user can cause is one message and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True).print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Gate: what is known of an architecture before a second of training, and whether it may be trained at all.
+
+Asks the evaluator for exact costs, once for each architecture, and holds them against the hard constraints.
+Knows nothing of trials.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from search.evaluator import Evaluator
+from spaces import Architecture, InputError
+from spaces.errors import unknown
+from spaces.schema import Bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What the gate says of an architecture.
+
+    Attributes:
+        costs: by name; empty where it cannot be built.
+        reason: why it must not be trained; empty where it may be.
+    """
+
+    costs: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def feasible(self) -> bool:
+        return not self.reason
+
+
+class Gate:
+    """Checks architectures; remembers every answer."""
+
+    def __init__(self, evaluator: Evaluator, constraints: Mapping[str, Bound]):
+        self._evaluator, self._constraints = evaluator, constraints
+        self._known: dict[str, Checked] = {}
+
+    def check(self, architecture: Architecture) -> Checked:
+        """
+        Raises:
+            InputError: a constraint is on something that the evaluator does not count.
+        """
+        if architecture.id not in self._known:
+            self._known[architecture.id] = self._check(architecture)
+        return self._known[architecture.id]
+
+    def _check(self, architecture: Architecture) -> Checked:
+        try:
+            costs = {name: float(value) for name, value in self._evaluator.costs(architecture).items()}
+        except Exception as error:  # SpaceError, or whatever the builder of a strange architecture raises
+            return Checked(reason=f"cannot be built: {said(error)}")
+        for name, value in costs.items():
+            if not math.isfinite(value):
+                return Checked(reason=f"its {name} is {value}")
+        reasons = [
+            f"{limit.name} {costs[limit.name]:.6g} is {limit.word} {limit.side} {limit.value:.6g}"
+            for limit in limits(self._constraints)
+            if limit.excess(costs) > 0
+        ]
+        return Checked(costs=costs, reason="; ".join(reasons))
+
+
+class Limit(NamedTuple):
+    """One side of a constraint."""
+
+    name: str
+    side: str
+    value: float
+
+    @property
+    def word(self) -> str:
+        return "above" if self.side == "max" else "below"
+
+    def excess(self, costs: Mapping[str, float]) -> float:
+        """How far the cost is beyond the limit, as a share of the limit; 0 or less within.
+
+        Raises:
+            InputError: the evaluator does not count this cost.
+        """
+        if self.name not in costs:
+            raise InputError(unknown("constraint", self.name, costs))
+        beyond = costs[self.name] - self.value
+        return (beyond if self.side == "max" else -beyond) / (abs(self.value) or 1.0)
+
+
+def limits(constraints: Mapping[str, Bound]) -> list[Limit]:
+    return [
+        Limit(name, side, value)
+        for name, bound in constraints.items()
+        for side, value in (("max", bound.max), ("min", bound.min))
+        if value is not None
+    ]
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line: its message, after its type where the message alone says too little."""
+    message = " ".join(str(error).split())
+    return message if isinstance(error, InputError) else f"{type(error).__name__}: {message}".rstrip(": ")

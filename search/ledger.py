@@ -1,0 +1,164 @@
+"""The written form of a trial: its user attributes in the study's storage, to and from a TrialRecord.
+
+Attributes are plain JSON and written one by one. A crash between any two leaves a trial that can be read and
+gone on with: without `proposal` it is proposed again; without `state` it is trained on from its last rung.
+
+    proposal                        architecture, seed, costs, when it was proposed; once it has been judged
+    history/N                       measurements since the last such attribute, the first of them the N-th
+    rung/F                          every objective at fidelity F, and whether it may go on from there
+    reason, duplicate_of, ended     how it ended
+    state                           how it ended, in one word; after those
+
+What is never to be trained ends before it is proposed: its `proposal` is the last attribute.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search.evaluator import Measurement
+from search.record import State, TrialRecord
+from spaces import Architecture
+
+Attributes = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """What a trial reached at a rung.
+
+    Attributes:
+        values: every objective in its own direction.
+        goes_on: whether it was allowed to train on.
+    """
+
+    fidelity: int
+    values: Mapping[str, float]
+    goes_on: bool
+
+
+PROPOSAL = "proposal"
+
+
+def proposal(record: TrialRecord) -> list[tuple[str, Any]]:
+    """What is written of a trial when it has been judged."""
+    fields = {"seed": record.seed, "costs": dict(record.costs), "started": record.started}
+    return [(PROPOSAL, {"architecture": record.architecture.to_dict(), **fields})]
+
+
+def ending(record: TrialRecord) -> list[tuple[str, Any]]:
+    """What is written of a trial when it ends; nothing while it runs."""
+    if record.state is State.RUNNING:
+        return []
+    fields = {"reason": record.reason or None, "duplicate_of": record.duplicate_of, "ended": record.ended}
+    return [(name, value) for name, value in (fields | {"state": record.state.value}).items() if value is not None]
+
+
+def rung_attribute(rung: Rung) -> tuple[str, dict[str, Any]]:
+    return f"rung/{rung.fidelity}", {"values": dict(rung.values), "goes_on": rung.goes_on}
+
+
+def written_measurements(attributes: Attributes) -> list[Measurement]:
+    """All measurements in the order in which they were written."""
+    chunks = sorted((int(key.partition("/")[2]), key) for key in attributes if key.startswith("history/"))
+    return [
+        Measurement(fidelity=fidelity, values=values, metrics=metrics, time=at)
+        for _, key in chunks
+        for fidelity, values, metrics, at in attributes[key]
+    ]
+
+
+def rungs(attributes: Attributes) -> list[Rung]:
+    """Rungs reached, lowest first."""
+    found = [
+        Rung(fidelity=int(key.partition("/")[2]), **value)
+        for key, value in attributes.items()
+        if key.startswith("rung/")
+    ]
+    return sorted(found, key=lambda rung: rung.fidelity)
+
+
+def joined(history: tuple[Measurement, ...], new: Measurement) -> tuple[Measurement, ...]:
+    """History with one more measurement.
+
+    A training that goes on from a checkpoint measures again what it had measured after it: the new replaces
+    what was seen at the same fidelity and beyond. News at the same fidelity that says something else is added.
+    """
+    before = tuple(old for old in history if old.fidelity < new.fidelity)
+    same = [old for old in history if old.fidelity == new.fidelity]
+    if not same or len(before) + len(same) < len(history):
+        return (*before, new)
+    merged = Measurement(
+        fidelity=new.fidelity,
+        values={**same[-1].values, **new.values},
+        metrics={**same[-1].metrics, **new.metrics},
+        time=new.time,
+    )
+    return (*before, merged)
+
+
+def read(number: int, attributes: Attributes, notes: Mapping[str, Any]) -> TrialRecord:
+    """The record of a trial that has at least a proposal.
+
+    Args:
+        notes: what was found out after it ended: test_accuracy, mlflow_run_id.
+    """
+    proposed = attributes[PROPOSAL]
+    state = State(attributes.get("state", State.RUNNING))
+    history: tuple[Measurement, ...] = ()
+    for measurement in written_measurements(attributes):
+        history = joined(history, measurement)
+    reached = rungs(attributes)
+    return TrialRecord(
+        number=number,
+        architecture=Architecture.from_dict(proposed["architecture"]),
+        state=state,
+        reason=attributes.get("reason", ""),
+        seed=proposed["seed"],
+        costs=proposed["costs"],
+        history=history,
+        values=reached[-1].values if state is State.COMPLETE else {},
+        test_accuracy=notes.get("test_accuracy"),
+        mlflow_run_id=notes.get("mlflow_run_id"),
+        duplicate_of=attributes.get("duplicate_of"),
+        started=proposed["started"],
+        ended=attributes.get("ended"),
+    )
+
+
+class Diary:
+    """Measurements on their way to storage: written at a rung, at the end, or within about a second.
+
+    Args:
+        write: takes trial number, attribute and value.
+    """
+
+    EVERY_S = 1.0
+
+    def __init__(self, write: Callable[[int, str, Any], None]):
+        self._write = write
+        self._unwritten: dict[int, list[Measurement]] = {}
+        self._count: dict[int, int] = {}
+        self._since: dict[int, float] = {}
+
+    def resume(self, number: int, attributes: Attributes) -> None:
+        """Goes on after what is written of a trial."""
+        self._count[number] = len(written_measurements(attributes))
+
+    def add(self, number: int, measurement: Measurement, *, at_once: bool) -> None:
+        self._unwritten.setdefault(number, []).append(measurement)
+        if at_once or time.monotonic() - self._since.setdefault(number, time.monotonic()) > self.EVERY_S:
+            self.flush(number)
+
+    def close(self) -> None:
+        for number in list(self._unwritten):
+            self.flush(number)
+
+    def flush(self, number: int) -> None:
+        news, count = self._unwritten.pop(number, []), self._count.get(number, 0)
+        if news:
+            self._write(
+                number, f"history/{count}", [[m.fidelity, dict(m.values), dict(m.metrics), m.time] for m in news]
+            )
+            self._count[number], self._since[number] = count + len(news), time.monotonic()

@@ -1,0 +1,158 @@
+"""What a search has found: its front as data, a member chosen from it, a member written down as a model folder.
+
+Reads what the search wrote, also while it runs; starts nothing. Knows studies and model folders, nothing of
+Ray or MLflow.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search import studies
+from search.data import Preprocessing
+from search.model import Model, write_model
+from search.record import Front, State, TrialRecord
+from search.study import Study
+from search.training import load_weights
+from spaces import InputError, build
+from spaces.errors import unknown
+
+DATA = "data.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a search's models take and give, kept beside its study.
+
+    Attributes:
+        classes: names, in the order of the outputs.
+    """
+
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    def write(self, directory: Path) -> None:
+        content = {"classes": self.classes, "preprocessing": self.preprocessing.to_dict()}
+        (directory / DATA).write_text(json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, directory: Path) -> "Inputs":
+        """
+        Raises:
+            InputError: the search trained no networks of ours.
+        """
+        path = directory / DATA
+        if not path.is_file():
+            raise InputError(f"{directory} has no {DATA}: its evaluator trains no models that could be picked")
+        content = json.loads(path.read_text())
+        preprocessing = Preprocessing.from_dict(content["preprocessing"])
+        return cls(classes=tuple(content["classes"]), preprocessing=preprocessing)
+
+
+def opened(runs: Path, name: str) -> Study:
+    """The study of a search, to be read.
+
+    Raises:
+        InputError: there is none of that name in the folder; says which there are.
+    """
+    if not studies.exists(runs / name):
+        found = [path.name for path in sorted(runs.glob("*")) if studies.exists(path)] if runs.is_dir() else []
+        if not found:
+            raise InputError(f"{runs} holds no searches yet; `archsearch run SPACE` makes one")
+        raise InputError(unknown(f"search in {runs}", name, found))
+    return studies.read(runs / name)
+
+
+def front_as_dict(study: Study) -> dict[str, Any]:
+    """The front for programs: plain values, as `archsearch front --json` prints them."""
+    front, counts = study.front, study.counts()
+    return {
+        "objectives": dict(front.objectives.directions),
+        "reference_point": dict(front.reference_point),
+        "hypervolume": front.hypervolume,
+        "trials": {str(state): counts[state] for state in State},
+        "points": [
+            {
+                "id": record.architecture.id,
+                "architecture": record.architecture.to_dict(),
+                "values": dict(record.values),
+                "test_accuracy": record.test_accuracy,
+                "mlflow_run_id": record.mlflow_run_id,
+            }
+            for record in front.members
+        ],
+    }
+
+
+def choose(
+    front: Front, *, most: Sequence[str] = (), prefer: str | None = None, chosen: str | None = None
+) -> TrialRecord:
+    """One member of a front.
+
+    Args:
+        most: bounds from above, as `macs=5e6`, on objectives and costs.
+        prefer: the objective to be best in; the first where it is None.
+        chosen: id of an architecture; only this one.
+
+    Raises:
+        InputError: the front is empty, a name is unknown, a bound is no number, or nothing is within the bounds.
+    """
+    if not front.members:
+        raise InputError("the front is empty: no feasible trial has run to its end")
+    members = list(front.members)
+    if chosen is not None:
+        members = [record for record in members if record.architecture.id == chosen]
+        if not members:
+            raise InputError(unknown("architecture on the front", chosen, (r.architecture.id for r in front.members)))
+    bounds = _bounds(most, {**front.members[0].costs, **front.members[0].values})
+    fitting = [r for r in members if all({**r.costs, **r.values}[name] <= bound for name, bound in bounds.items())]
+    if not fitting:
+        least = {name: min({**r.costs, **r.values}[name] for r in members) for name in bounds}
+        raise InputError(
+            "nothing on the front has "
+            + " and ".join(f"{name} <= {bound:g}" for name, bound in bounds.items())
+            + "; the least there is: "
+            + ", ".join(f"{name} {value:g}" for name, value in least.items())
+        )
+    name = front.objectives.names[0] if prefer is None else prefer
+    if name not in front.objectives.names:
+        raise InputError(unknown("objective", name, front.objectives.names))
+    sign = -1 if front.objectives.directions[name] == "maximize" else 1
+    return min(fitting, key=lambda record: sign * record.values[name])
+
+
+def _bounds(most: Sequence[str], known: Mapping[str, float]) -> dict[str, float]:
+    bounds = {}
+    for text in most:
+        name, _, number = text.partition("=")
+        if name not in known:
+            raise InputError(unknown("objective or cost in --max", name, known))
+        try:
+            bounds[name] = float(number)
+        except ValueError:
+            bounds[name] = math.nan
+        if math.isnan(bounds[name]):
+            raise InputError(f"--max {text}: {number!r} is not a number; write it as --max {name}=5e6")
+    return bounds
+
+
+def write(study: Study, record: TrialRecord, folder: Path) -> None:
+    """Write the model of a complete trial whose weights are kept as a model folder (see `search.model`).
+
+    Raises:
+        InputError: the search trains no models, the weights are gone, or the folder holds something else.
+    """
+    inputs, weights = Inputs.read(study.directory), study.checkpoint(record.number)
+    module = build(record.architecture, len(inputs.classes), inputs.preprocessing.in_chans)
+    try:
+        load_weights(module, weights)
+    except OSError as error:
+        raise InputError(f"the weights of trial {record.number} are not in {weights}: {error}") from None
+    model = Model(
+        module=module, architecture=record.architecture, classes=inputs.classes, preprocessing=inputs.preprocessing
+    )
+    tested = {} if record.test_accuracy is None else {"test accuracy": record.test_accuracy}
+    write_model(folder, model, {**record.values, **tested, **record.costs})

@@ -1,0 +1,278 @@
+"""The composition root: puts space, data, evaluator, study, executor and tracker together, and nothing else.
+
+    from search.run import run
+    result = run("my-space.yaml")
+
+The only file that names concrete classes.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search import results, studies
+from search.cluster import Resources, Share, cluster
+from search.costs import COSTS
+from search.data import Dataset, load_data
+from search.evaluator import Evaluator, Tester
+from search.executor import execute, test_front
+from search.gate import limits
+from search.live import Display
+from search.record import Front, State, TrialRecord
+from search.study import Study
+from search.tracker import Status, Tracker
+from search.tracking import MlflowTracker
+from search.trial import TimmEvaluator
+from search.work import Idle
+from spaces import InputError, SearchSpace, SpaceError, SpaceFile, load
+from spaces.errors import unknown
+from spaces.schema import NAMES, is_name, locate
+
+ACCURACY = "accuracy"
+MODELS = "models"
+
+
+class Ending(StrEnum):
+    """Why a search is over."""
+
+    BUDGET = "budget spent"
+    EXHAUSTED = "space exhausted"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a search ended; `front` holds complete trials only."""
+
+    name: str
+    directory: Path
+    ending: Ending
+    front: Front
+    counts: Mapping[State, int]
+
+
+def run(
+    space: str | Path | Mapping[str, Any],
+    *,
+    evaluator: Evaluator | None = None,
+    runs: str | Path = "runs",
+    name: str | None = None,
+    trials: int | None = None,
+    address: str | None = None,
+    gpus_per_trial: float | None = None,
+    cpus_per_trial: float | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Result:
+    """Search a space, or go on with a search.
+
+    Args:
+        space: a space file, or the same object from Python.
+        evaluator: None trains timm networks on the space's data; give your own for another task, and with it
+            `search.reference_point` in the space.
+        runs: the folder of searches; made where it is missing.
+        name: of the search; the space's name where it is None. A taken one gets `-2`, `-3`, ...
+        trials: instead of `search.trials`.
+        address: of a Ray cluster; None starts Ray on this machine.
+        gpus_per_trial, cpus_per_trial: what each trial gets; None is decided by what the cluster has.
+        resume: go on with the search of that name.
+        console: where to show progress; None shows nothing.
+
+    Raises:
+        InputError: something given cannot be; the message says what, where and what is allowed.
+    """
+    console = console or Console(quiet=True)
+    file = _file(space, trials)
+    searched = _search_space(file, space)
+    directory = _directory(Path(runs), name or file.name, resume)
+    dataset = None
+    if evaluator is None:
+        dataset = _dataset(file, space)
+        evaluator = TimmEvaluator(file, dataset)
+    resources = Resources(cpus=cpus_per_trial, gpus=gpus_per_trial)
+    _announce(console, directory, searched)
+    with cluster(address):
+        Share.of(resources)  # refuses what no node has, before anything is written
+        with _study(directory, searched, evaluator, dataset, resume=resume) as study:
+            if dataset is not None:
+                results.Inputs(classes=dataset.classes, preprocessing=dataset.preprocessing).write(directory)
+            tracker = MlflowTracker.local(Path(runs))
+            text = (
+                json.dumps(file.to_dict(), indent=2) if isinstance(space, Mapping) else Path(space).read_text("utf-8")
+            )
+            settings = {"seed": file.search.seed, "trials": file.search.trials, "cluster": address or "local"}
+            tracker.start(space=file.name, search=directory.name, key=study.key, text=text, params=settings)
+            keeper = _Keeper(study, tracker)
+            with Display(console, study) as display:
+                study.observers += [keeper, display]
+                over = execute(study, evaluator, address=address, resources=resources)
+            if over is not None:
+                _test(study, evaluator, resources, console)
+                if dataset is not None:
+                    keeper.keep_models()
+            keeper.close("KILLED" if over is None else "FINISHED")
+            return Result(
+                name=directory.name,
+                directory=directory,
+                ending=_ENDINGS[over],
+                front=study.front,
+                counts=study.counts(),
+            )
+
+
+def _announce(console: Console, directory: Path, space: SearchSpace) -> None:
+    said = f"{directory.name}: {space.size:,} architectures, {space.file.search.trials} trials, in {directory}"
+    console.print(said, markup=False, highlight=False, soft_wrap=True)
+    for note in space.notes:
+        console.print(f"note: {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _test(study: Study, evaluator: Evaluator, resources: Resources, console: Console) -> None:
+    """Measure the members of the front on test data, each once."""
+    waiting = [record for record in study.front.members if record.test_accuracy is None]
+    if not waiting or not isinstance(evaluator, Tester):
+        return
+    accuracies, faults = test_front(evaluator, waiting, study.checkpoint, resources=resources)
+    for number, accuracy in accuracies.items():
+        study.annotate(number, test_accuracy=accuracy)
+    for reason in dict.fromkeys(faults.values()):
+        console.print(f"not tested: {reason}", style="yellow", markup=False, soft_wrap=True)
+
+
+_ENDINGS = {Idle.BUDGET: Ending.BUDGET, Idle.EXHAUSTED: Ending.EXHAUSTED, None: Ending.INTERRUPTED}
+
+
+def _file(space: str | Path | Mapping[str, Any], trials: int | None) -> SpaceFile:
+    file = load(space)
+    if trials is None:
+        return file
+    if trials < 1:
+        raise InputError(f"--trials {trials}: at least one training must be started")
+    return file.model_copy(update={"search": file.search.model_copy(update={"trials": trials})})
+
+
+def _search_space(file: SpaceFile, given: str | Path | Mapping[str, Any]) -> SearchSpace:
+    try:
+        return SearchSpace(file)
+    except SpaceError as error:
+        raise locate(error, given) from None
+
+
+def _directory(runs: Path, name: str, resume: bool) -> Path:
+    """The search's own folder; a taken name without `resume` gets the next free number."""
+    if not is_name(name):
+        raise InputError(f"--name {name!r} cannot name a folder; allowed are {NAMES}")
+    directory, number = runs / name, 1
+    while not resume and directory.exists():
+        number += 1
+        directory = runs / f"{name}-{number}"
+    return directory
+
+
+def _dataset(file: SpaceFile, given: str | Path | Mapping[str, Any]) -> Dataset:
+    """The data of a timm space, after a look at what else the space asks of the timm evaluator."""
+    if not file.backbones or file.data is None:
+        raise InputError("a space of plain choices needs an evaluator of your own: search.run.run(..., evaluator=...)")
+    for key, names, allowed in (
+        ("objectives", file.objectives, (ACCURACY, *COSTS)),
+        ("constraints", file.constraints, tuple(COSTS)),
+    ):
+        for name in names:
+            if name not in allowed:
+                raise locate(SpaceError(unknown(key[:-1], name, allowed), key=f"{key}.{name}"), given)
+    return load_data(file.data)
+
+
+@contextmanager
+def _study(
+    directory: Path, space: SearchSpace, evaluator: Evaluator, dataset: Dataset | None, *, resume: bool
+) -> Iterator[Study]:
+    if resume:
+        study = studies.resume(directory, space.file, evaluator)
+    else:
+        reference_point = _reference_point(space, evaluator, dataset)
+        study = studies.begin(directory, space.file, evaluator, reference_point=reference_point)
+    try:
+        yield study
+    finally:
+        study.close()
+
+
+def _reference_point(space: SearchSpace, evaluator: Evaluator, dataset: Dataset | None) -> dict[str, float]:
+    """Where the hypervolume begins: as given, else what needs no search to reach.
+
+    That is the accuracy of always naming the largest class and, of a cost, its max constraint, else that of
+    the dearest feasible unmodified backbone.
+    """
+    file = space.file
+    if file.search.reference_point is not None:
+        return dict(file.search.reference_point)
+    if dataset is None:
+        raise InputError("search.reference_point is needed with an evaluator of your own: a value for each objective")
+    plain = [evaluator.costs(architecture) for architecture in space.backbones()]
+    feasible = [costs for costs in plain if all(limit.excess(costs) <= 0 for limit in limits(file.constraints))]
+    point = {}
+    for name in file.objectives:
+        bound = file.constraints.get(name)
+        if name == ACCURACY:
+            point[name] = dataset.majority_rate
+        elif bound is not None and bound.max is not None:
+            point[name] = bound.max
+        else:
+            point[name] = max(costs[name] for costs in feasible or plain)
+    return point
+
+
+class _Keeper:
+    """Observes a study for those who come later: MLflow, and the weights that may still be wanted."""
+
+    def __init__(self, study: Study, tracker: Tracker):
+        self._study, self._tracker = study, tracker
+        self._front: tuple[TrialRecord, ...] = study.front.members
+        tracker.reconcile(study.records())
+        for record in study.records():  # what a driver that died had no time for
+            if record.state.counts:
+                self._drop({record.number})
+
+    def started(self, record: TrialRecord) -> None:
+        self._log(record)
+
+    def measured(self, record: TrialRecord) -> None:
+        if record.history[-1].values:  # between rungs MLflow can wait
+            self._log(record)
+
+    def ended(self, record: TrialRecord) -> None:
+        self._log(record)
+        if record.state.counts:
+            self._drop({record.number, *(member.number for member in self._front)})
+            self._front = self._study.front.members
+            self._tracker.front(self._study.records(), self._study.front)
+
+    def _drop(self, numbers: set[int]) -> None:
+        """Weights of ended trials that are not on the front cannot come back to it."""
+        for number in numbers - {member.number for member in self._study.front.members}:
+            shutil.rmtree(self._study.checkpoint(number), ignore_errors=True)
+
+    def _log(self, record: TrialRecord) -> None:
+        run_id = self._tracker.log(record)
+        if run_id is not None and run_id != record.mlflow_run_id:
+            self._study.annotate(record.number, mlflow_run_id=run_id)
+
+    def keep_models(self) -> None:
+        """Writes the models of the front down and gives them to MLflow."""
+        for record in self._study.front.members:
+            folder = self._study.directory / MODELS / record.architecture.id
+            results.write(self._study, record, folder)
+            self._log(record)
+            self._tracker.log_model(record, folder)
+
+    def close(self, status: Status) -> None:
+        self._tracker.front(self._study.records(), self._study.front)
+        self._tracker.finish(status)

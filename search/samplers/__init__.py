@@ -1,0 +1,68 @@
+"""Samplers by name: how each is made for a study, and how each is told what became of its proposals.
+
+Adding one is an entry in `SAMPLERS`. Knows Optuna, no trials of ours and no Ray.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+
+from search.record import State
+from search.samplers.seeded import Seeded
+from search.samplers.telling import GP, NSGA2, RANDOM, TPE, Telling
+
+STARTUP = 10  # random proposals before a model is asked; Optuna's own default for TPE and GP
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """A way to propose.
+
+    Attributes:
+        make: (seed, trials of the whole search) -> an Optuna sampler.
+        telling: how a trial that ended in each state is told to it.
+        about: one line for the user.
+    """
+
+    make: Callable[[int, int], BaseSampler]
+    telling: Mapping[State, Telling]
+    about: str
+
+
+def _tpe(seed: int, _: int) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=STARTUP)
+
+
+def _gp(seed: int, _: int) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return GPSampler(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
+
+
+def _nsga2(seed: int, trials: int) -> BaseSampler:
+    """At least five generations in the budget, of 8 to 50 (Optuna's default) each."""
+    return NSGAIISampler(seed=seed, population_size=min(50, max(8, trials // 5)))
+
+
+def _random(seed: int, _: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "random": Sampler(make=_random, telling=RANDOM, about="every decision uniformly; learns nothing"),
+    "nsga2": Sampler(make=_nsga2, telling=NSGA2, about="evolution of a population; cheap for any number of trials"),
+    "tpe": Sampler(make=_tpe, telling=TPE, about="densities of good and bad choices, conditional ones too"),
+    "gp": Sampler(make=_gp, telling=GP, about="a Gaussian process of the choices that all share; small budgets"),
+}
+DEFAULT = "tpe"  # what `auto` means
+
+
+def make(name: str, *, seed: int, trials: int) -> tuple[BaseSampler, Mapping[State, Telling]]:
+    """The sampler of that name, whose proposals depend only on what it was told, the seed and the trial's number."""
+    sampler = SAMPLERS[DEFAULT if name == "auto" else name]
+    return Seeded(lambda derived: sampler.make(derived, trials), seed), sampler.telling

@@ -1,0 +1,107 @@
+"""Dialogue: our trials in the words of Optuna: asked for, written down, told. The only writer of an Optuna study.
+
+Knows how each sampler wants to hear of each of our states; nothing of budgets, rungs or who trains.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.record import State
+from search.samplers import make
+from search.samplers.telling import Telling
+from search.untried import Answers
+from spaces import Architecture, Parameter, SearchSpace
+from spaces.space import Label
+
+DRAWN = "drawn"  # attribute of a trial that was enqueued, not proposed by the sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What was asked for.
+
+    Attributes:
+        drawn: enqueued, not proposed by the sampler.
+    """
+
+    number: int
+    architecture: Architecture
+    drawn: bool
+
+
+class Dialogue:
+    """Talks with one Optuna study.
+
+    Args:
+        sampler: a name of `SAMPLERS`, or `auto`.
+        trials: the budget, for samplers that plan with it.
+        table: instead of the sampler's own, to try another.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        *,
+        sampler: str,
+        seed: int,
+        trials: int,
+        table: Mapping[State, Telling] | None = None,
+    ):
+        self.study = study
+        self.study.sampler, own = make(sampler, seed=seed, trials=trials)
+        self._table = own if table is None else table
+        self._open: dict[int, optuna.Trial] = {}
+        self.notes: dict[str, Any] = study.user_attrs
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials in the order of their numbers; not to be changed."""
+        return self.study.get_trials(deepcopy=False)
+
+    def ask(self, space: SearchSpace, unfinished: FrozenTrial | None = None) -> Proposal:
+        """A new proposal, or the same again for one that a crash cut in half."""
+        trial = self.study.ask() if unfinished is None else self.reopen(unfinished)
+        self._open[trial.number] = trial
+
+        def choose(parameter: Parameter) -> Label:
+            chosen = trial.suggest_categorical(parameter.name, parameter.choices)
+            assert chosen is not None
+            return chosen
+
+        return Proposal(number=trial.number, architecture=space.decide(choose), drawn=DRAWN in trial.user_attrs)
+
+    def reopen(self, frozen: FrozenTrial) -> optuna.Trial:
+        """Makes a trial that Optuna holds as running writable again."""
+        self._open[frozen.number] = optuna.Trial(self.study, frozen._trial_id)
+        return self._open[frozen.number]
+
+    def enqueue(self, answers: Answers) -> None:
+        """Makes these answers the next proposal."""
+        self.study.enqueue_trial(dict(answers), user_attrs={DRAWN: True})
+
+    def write(self, number: int, attribute: str, value: Any) -> None:
+        self._open[number].set_user_attr(attribute, value)
+
+    def write_note(self, key: str, value: Any) -> None:
+        """Keeps something of the study itself, or of a trial that has ended and so is closed to Optuna."""
+        self.study.set_user_attr(key, value)
+        self.notes[key] = value
+
+    def tell(self, number: int, state: State, *, values: Sequence[float], violations: Mapping[str, float]) -> None:
+        """Ends a trial.
+
+        Args:
+            values: of all objectives, each in its own direction, as far as the sampler may learn from them.
+            violations: by constraint; above 0 is violated. The same names in the same order for every trial,
+                since the GP sampler wants them so.
+        """
+        trial, telling = self._open.pop(number), self._table[state]
+        complete = telling.state is TrialState.COMPLETE
+        if complete or telling.violated:
+            before = trial.constraints  # of a trial that a crash kept from being told
+            for name in [name for name in violations if name not in before]:
+                trial.set_constraint(name, violations[name])
+        self.study.tell(trial, list(values) if complete else None, telling.state)

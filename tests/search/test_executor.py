@@ -1,0 +1,288 @@
+"""Real searches on a real Ray Tune: workers that crash, drivers that are killed, and what the study says after."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from search import studies
+from search.cluster import Resources, cluster
+from search.executor import execute, test_front
+from search.record import State
+from search.work import Idle
+from spaces import InputError
+from tests.search.plain import REFERENCE, RUNGS, Table, drive, plain_space, summary
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO = Resources(cpus=1)
+
+
+def family(pid):
+    """The living descendants of a process: command by (pid, start time)."""
+    found = {}
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            try:
+                command, _, rest = Path(f"/proc/{child}/stat").read_text().partition(") ")
+            except FileNotFoundError:
+                continue
+            state, *fields = rest.split()
+            if state != "Z":
+                found[child, fields[18]] = command.partition("(")[2]
+            found |= family(child)
+    return found
+
+
+def assert_gone(processes):
+    """Within a minute, in which Ray's agents notice a raylet that is gone."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        alive = {}
+        for (pid, start), command in processes.items():
+            try:
+                rest = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if rest[0] != "Z" and rest[19] == start:
+                alive[pid] = command
+        if not alive:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"processes left behind: {alive}")
+
+
+def environment():
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    before = environment()
+    with cluster():
+        yield
+        children = family(os.getpid())
+    assert any("raylet" in command for command in children.values())
+    assert environment() == before
+    assert_gone(children)
+
+
+def search(directory, evaluator=None, resources=TWO, **options):
+    evaluator = evaluator or Table()
+    study = studies.begin(directory, plain_space(**options), evaluator, reference_point=REFERENCE)
+    over = execute(study, evaluator, resources=resources)
+    study.close()
+    return study, over
+
+
+def epochs_trained(study, record):
+    """What really ran, as the evaluator wrote it down in the trial's own directory."""
+    log = study.checkpoint(record.number) / "log"
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+
+def assert_exact(study, trials):
+    """The states add up; nothing was trained twice, and nothing that was not to be."""
+    counts = study.counts()
+    assert counts[State.COMPLETE] + counts[State.STOPPED] + counts[State.FAILED] == trials
+    assert counts[State.RUNNING] == 0
+    records = study.records()
+    assert [record.number for record in records] == list(range(len(records)))
+    assert max(Counter(r.architecture.id for r in records if r.state.counts).values()) == 1
+    for record in records:
+        expected = {State.COMPLETE: RUNGS[-1], State.STOPPED: RUNGS[0]}.get(record.state, 0)
+        if record.state is not State.FAILED:
+            assert [m.fidelity for m in record.history] == list(range(1, expected + 1))
+            assert sorted(set(epochs_trained(study, record))) == list(range(1, expected + 1))
+
+
+@pytest.fixture(scope="module")
+def searched(ray_cluster, tmp_path_factory):
+    study, over = search(tmp_path_factory.mktemp("searched") / "s", trials=24, sampler="tpe")
+    assert over is Idle.BUDGET
+    return study
+
+
+def test_a_search_adds_up_and_shows_its_front_in_optuna(searched):
+    study = searched
+    assert_exact(study, 24)
+    assert study.counts()[State.STOPPED] >= 5
+    for record in study.records():
+        assert len(epochs_trained(study, record)) == record.fidelity  # no epoch twice
+    assert {m.state for m in study.front.members} == {State.COMPLETE}
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(study.directory / studies.JOURNAL))
+    )
+    seen = optuna.load_study(study_name="s", storage=storage)
+    assert {t.number for t in seen.best_trials} == {r.number for r in study.front.members}
+    assert Counter(t.user_attrs["state"] for t in seen.trials) == {
+        state.value: count for state, count in study.counts().items() if count
+    }
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_fault_has_its_reason_and_the_search_goes_on(tmp_path):
+    faults = ["none", "raises", "dies", "dies_once", "nan", "missing", "unbuildable"]
+    study, over = search(
+        tmp_path / "s",
+        trials=20,
+        dimensions={"a": [1], "fault": faults},
+        sampler="random",
+        scheduler="none",
+    )
+    assert over is Idle.EXHAUSTED
+    ended = {r.architecture.choices["fault"]: r for r in study.records() if r.state is not State.DUPLICATE}
+    assert {fault: ended[fault].state for fault in faults} == {
+        "none": State.COMPLETE,
+        "raises": State.FAILED,
+        "dies": State.FAILED,
+        "dies_once": State.COMPLETE,
+        "nan": State.FAILED,
+        "missing": State.FAILED,
+        "unbuildable": State.INFEASIBLE,
+    }
+    assert ended["raises"].reason == "RuntimeError: CUDA out of memory"
+    assert epochs_trained(study, ended["raises"]) == [1]  # not tried again: it would fail again
+    assert ended["dies"].reason.startswith("its worker process died: ")
+    assert ended["dies"].reason.endswith("; tried 3 times")
+    assert epochs_trained(study, ended["dies"]) == [1]
+    assert epochs_trained(study, ended["dies_once"]) == [1, 2, 3, 4, 5, 6]  # on from its checkpoint
+    assert ended["nan"].reason == "accuracy is nan at epoch 2"
+    assert ended["missing"].reason == "ValueError: the evaluator ended at 2 of 2 without values for accuracy"
+    assert {m.architecture.choices["fault"] for m in study.front.members} == {"none", "dies_once"}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_worker_repeats_a_search_trial_by_trial(tmp_path):
+    """Here and without Ray: who trains makes no difference to what is proposed, stopped and measured."""
+    options = {"trials": 12, "sampler": "tpe"}
+    alone = Resources(cpus=os.cpu_count())
+    study, _ = search(tmp_path / "ray" / "s", resources=alone, **options)
+    plain = studies.begin(tmp_path / "s", plain_space(**options), Table(), reference_point=REFERENCE)
+    drive(plain, Table())
+    assert summary(study) == summary(plain)
+    plain.close()
+
+
+def test_a_search_that_is_done_starts_nothing(searched):
+    resumed = studies.resume(searched.directory, plain_space(trials=24, sampler="tpe"), Table())
+    assert execute(resumed, Table(), resources=TWO) is Idle.BUDGET
+    assert summary(resumed) == summary(searched)
+    resumed.close()
+
+
+def test_the_front_is_tested_on_the_cluster(searched):
+    members = searched.front.members
+    (searched.checkpoint(members[0].number) / "epoch").unlink()
+    accuracies, faults = test_front(Table(), members, searched.checkpoint, resources=TWO)
+    assert faults == {members[0].number: "FileNotFoundError: no weights"}
+    assert accuracies == {m.number: pytest.approx(m.values["accuracy"] - 0.01) for m in members[1:]}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_than_a_node_has_is_refused(tmp_path):
+    study = studies.begin(tmp_path / "s", plain_space(trials=2), Table(), reference_point=REFERENCE)
+    with pytest.raises(InputError, match=r"no node has 99 CPUs and 0 GPUs for a trial; the cluster has \d+ CPUs"):
+        execute(study, Table(), resources=Resources(cpus=99))
+    with pytest.raises(InputError, match=r"no node has 1 CPUs and 0\.5 GPUs"):
+        execute(study, Table(), resources=replace(TWO, gpus=0.5))
+    for asked, message in (
+        (Resources(cpus=0), "a trial needs more than 0 CPUs, not 0"),
+        (Resources(gpus=1.5), "1.5 GPUs for a trial: allowed are a part of one, or a whole number"),
+        (Resources(gpus=-1), "-1 GPUs for a trial: allowed are a part of one, or a whole number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            execute(study, Table(), resources=asked)
+    assert study.records() == []
+    study.close()
+
+
+# Drivers of their own
+
+
+class Driver:
+    """`python -m tests.search.plain` in a process group of its own."""
+
+    def __init__(self, directory, options):
+        self.directory = directory
+        command = [sys.executable, "-m", "tests.search.plain", str(directory), options]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        self.family = {}
+
+    def wait_until(self, measured):
+        """Until so many measurements are stored."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self.process.poll() is None:
+            time.sleep(0.05)
+            journal = self.directory / studies.JOURNAL
+            if journal.exists() and journal.read_bytes().count(b'"history/') >= measured:
+                break
+        assert self.process.poll() is None, self.process.stdout.read()
+        self.family = family(self.process.pid)
+
+    def end(self):
+        output, _ = self.process.communicate(timeout=120)
+        return output
+
+
+def test_a_driver_killed_at_any_moment_loses_and_repeats_nothing(tmp_path):
+    place = tmp_path / "s"
+    options = '{"trials": 16, "epoch_s": 0.05, "sampler": "tpe", "cpus": 1}'
+    seed = int(time.time())
+    moments = random.Random(seed)
+    for measured in (moments.randrange(1, 8), moments.randrange(10, 24)):
+        driver = Driver(place, options)
+        driver.wait_until(measured)
+        time.sleep(moments.random() / 4)
+        driver.process.kill()
+        driver.end()
+        assert_gone(driver.family)
+        before = {r.number: r for r in studies.read(place).records() if r.state is not State.RUNNING}
+    driver = Driver(place, options)
+    assert driver.end() == "begun\nbudget\n", f"seed {seed}"
+    study = studies.read(place)
+    assert_exact(study, 16)
+    after = {r.number: r for r in study.records()}
+    assert {number: after[number] for number in before} == before, f"seed {seed}"
+    finished_before = [number for number, record in before.items() if record.state.counts]
+    for number in finished_before:
+        assert len(epochs_trained(study, after[number])) == after[number].fidelity
+
+
+def test_ctrl_c_ends_cleanly_and_the_search_can_be_resumed(tmp_path):
+    place, options = tmp_path / "s", '{"trials": 6, "epoch_s": 0.6, "scheduler": "none", "cpus": 1}'
+    driver = Driver(place, options)
+    driver.wait_until(measured=2)
+    pressed = time.monotonic()
+    os.killpg(driver.process.pid, signal.SIGINT)  # as a terminal does: the whole group gets it
+    assert driver.end() == "begun\nNone\n"
+    assert time.monotonic() - pressed < 10
+    assert_gone(driver.family)
+    counts = studies.read(place).counts()
+    assert counts[State.RUNNING] >= 1
+    assert counts[State.FAILED] == 0
+    resumed = studies.resume(place, plain_space(trials=6, scheduler="none"), Table())
+    drive(resumed, Table())
+    assert_exact(resumed, 6)
+    resumed.close()
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path):
+    code = (
+        "from search.cluster import cluster\n"
+        "from spaces import InputError\n"
+        "try:\n"
+        "    with cluster('127.0.0.1:1'): pass\n"
+        "except InputError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("no Ray cluster can be used at 127.0.0.1:1: ConnectionRefusedError")
