@@ -6,6 +6,8 @@ Ray is imported here, in `search.executor` and in `search.scheduler` only.
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -73,22 +75,37 @@ def _connect(address: str | None) -> None:
         ray.init(address="local", include_dashboard=False, **quiet)
         return
     try:
-        _knock(address)
-        # A cluster that was started where a token lies asks for it; one that does not takes it too.
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        if _asks_for_token(address):
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         ray.init(address=address, runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}}, **quiet)
     except Exception as error:
         raise InputError(
             f"no Ray cluster can be used at {address}: {said(error)}. If it asks for a token, put that into "
-            "RAY_AUTH_TOKEN or ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+            "~/.ray/auth_token, or into RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
         ) from error
 
 
-def _knock(address: str) -> None:
-    """Fails at once where nothing listens, instead of after a minute."""
+def _asks_for_token(address: str) -> bool:
+    """Whether a cluster turns away who comes without a token.
+
+    It has to be asked: Ray does not say so before the driver has chosen, and a driver with a token cannot start
+    actors on a cluster without (Ray 2.60).
+
+    Raises:
+        OSError: nothing listens there.
+    """
     host, _, port = address.rpartition(":")
-    if port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=10).close()
+    if "RAY_AUTH_MODE" in os.environ or not port.isdigit() or "/" in host:
+        return False  # it is settled, or Ray finds the address by itself
+    socket.create_connection((host, int(port)), timeout=10).close()
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as asking:
+        assert asking.stderr is not None
+        for line in asking.stderr:
+            if "InvalidAuthToken" in line:
+                asking.kill()
+                return True
+    return False
 
 
 class Share:

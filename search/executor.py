@@ -19,6 +19,7 @@ import ray
 import torch
 from ray import tune
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Trainable, TuneConfig, Tuner
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
@@ -29,9 +30,10 @@ from search.record import TrialRecord
 from search.scheduler import ASSIGNMENT, FAULT, MEASUREMENT, ParetoHalving, assignment_of
 from search.study import Study
 from search.work import Idle, carry_out
-from spaces import Architecture
+from spaces import Architecture, InputError
 
 RETRIES = 2  # of a trial whose worker process or node died
+HOPELESS = 4  # deaths of workers before the first measurement of any; more than one trial can cause
 PATIENCE_S = 1.0  # in which the driver looks for a proposal that can be trained before it hears the workers again
 
 
@@ -44,7 +46,7 @@ def execute(study: Study, evaluator: Evaluator, *, address: str | None = None, r
         Why it is over: BUDGET or EXHAUSTED; None where it was interrupted.
 
     Raises:
-        InputError: no node of the cluster has the resources for a trial.
+        InputError: no node of the cluster has the resources for a trial, or no worker can be made to work.
     """
     if study.remaining == 0:
         return Idle.BUDGET
@@ -75,6 +77,10 @@ def execute(study: Study, evaluator: Evaluator, *, address: str | None = None, r
                 tuner.fit()
             except KeyboardInterrupt:
                 return None
+            except TuneError as error:
+                if proposals.hopeless:
+                    raise InputError(proposals.hopeless) from error
+                raise
         return proposals.over
 
 
@@ -143,6 +149,7 @@ class _Proposals(Searcher):  # type: ignore[misc]  # ray is not typed
         super().__init__()
         self.scheduler = ParetoHalving(study)
         self.over: Idle | None = None
+        self.hopeless = ""  # why no worker ever came to work
         self._study, self._share, self._interrupted = study, share, interrupted
         self._live: dict[str, int] = {}
         self._deaths: Counter[int] = Counter()
@@ -167,6 +174,9 @@ class _Proposals(Searcher):  # type: ignore[misc]  # ray is not typed
         if not error:
             return
         self._deaths[number] += 1
+        if not self.scheduler.heard and self._deaths.total() >= HOPELESS:
+            self.hopeless = f"no worker came as far as a measurement; the last: {self.scheduler.faults[number]}"
+            raise TuneError(self.hopeless)
         if self._deaths[number] <= RETRIES:
             self._study.give_back(number)
         else:

@@ -23,9 +23,10 @@ class ParetoHalving(FIFOScheduler):  # type: ignore[misc]  # ray is not typed
         super().__init__()
         self._study = study
         self.faults: dict[int, str] = {}  # why the worker of a trial died, last
+        self.heard = False  # whether any worker has ever come to work
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        number = assignment_of(trial).number
+        number, self.heard = assignment_of(trial).number, True
         if FAULT in result:
             self._study.fail(number, result[FAULT])
             return str(TrialScheduler.STOP)
@@ -52,7 +53,10 @@ def assignment_of(trial: Trial) -> Assignment:
 def died_of(trial: Trial) -> str:
     """What ended the worker process of a trial, in one sentence, out of what Tune wrote down of it."""
     written = Path(trial.error_file).read_text() if trial.error_file else ""
-    text = " ".join(written.rpartition("Failure # ")[2].partition("\n")[2].split())
+    lines = written.rpartition("Failure # ")[2].split("\n")[1:]
+    text = " ".join(" ".join(lines).split())
+    if "creation task" in text:
+        return f"its worker process could not start: {[line for line in lines if line.strip()][-1].strip()}"
     if "memory" in text and "node running low" in text:
         return "its worker process was killed because the node ran out of memory"
     for mark in ("Worker exit detail: ", "The actor is dead because ", "Error: "):

@@ -6,12 +6,14 @@ instead, since a product of two zeros never learns.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy, Branch
+from spaces.backbone import create
 from spaces.techniques.base import Choice, NotApplicable, PerStage, Technique, one_of
 
 
@@ -26,15 +28,15 @@ class Scale(nn.Module):
 
     def __init__(self, channels: int | None, start: float, trailing: int, device: torch.device):
         super().__init__()
-        shape = (1,) if channels is None else (channels, *[1] * trailing)
         self.start = start
-        self.gamma = nn.Parameter(torch.full(shape, start, device=device))
+        self.gamma = nn.Parameter(torch.full((channels or 1,), start, device=device))  # one axis: no weight decay
+        self._shape = (-1, *[1] * trailing) if channels else (1,)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
+        return x * self.gamma.view(self._shape)
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.gamma.shape)}, start={self.start:g}"
+        return f"{len(self.gamma)}, start={self.start:g}"
 
 
 def layerscale_start(depth: int) -> float:
@@ -60,7 +62,6 @@ class Scaling(Technique):
         return tuple(_effect(choice, anatomy, stage) for stage, choice in enumerate(choices))
 
     def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy) -> None:
-        depth = sum(len(stage.blocks) for stage in anatomy.stages)
         for branch in anatomy.branches:
             choice = choices[branch.stage]
             if choice == "keep":
@@ -68,11 +69,24 @@ class Scaling(Technique):
             _remove_own(model, branch)
             if choice != "none":
                 _free_gain(model.get_submodule(branch.module))
-                start = 0.0 if choice == "rezero" else layerscale_start(depth)
-                _append(model, branch, per_channel=choice == "layerscale", start=start)
+                _append(model, branch, per_channel=choice == "layerscale", start=_start(choice, anatomy))
 
     def label(self, choice: Choice) -> str:
         return f"scale={choice}" if choice == "none" else str(choice)
+
+
+@lru_cache(maxsize=64)
+def _own_starts(anatomy: Anatomy) -> dict[str, float]:
+    """Initial values of the model's own scales per channel, where they are constant; made once for real."""
+    with torch.device("cpu"):
+        model = create(anatomy.backbone, anatomy.kwargs, num_classes=10, in_chans=3)
+    starts = {}
+    for branch in anatomy.branches:
+        if branch.own_scale is not None:
+            gamma = model.get_parameter(branch.own_scale).detach()
+            if gamma.numel() > 1 and torch.all(gamma == gamma.flatten()[0]):
+                starts[branch.own_scale] = float(gamma.flatten()[0])
+    return starts
 
 
 def _effect(choice: Choice, anatomy: Anatomy, stage: int) -> Choice:
@@ -86,7 +100,16 @@ def _effect(choice: Choice, anatomy: Anatomy, stage: int) -> Choice:
     for branch in branches:
         if branch.target is None or branch.width is None:
             raise NotApplicable(f"the branch added in {branch.module} does not end in a module")
+    if choice == "layerscale" and all(branch.own_scale for branch in branches):
+        start, own = torch.tensor(_start(choice, anatomy), device="cpu"), _own_starts(anatomy)
+        if all(own.get(str(branch.own_scale)) == float(start) for branch in branches):
+            return "keep"
     return choice
+
+
+def _start(choice: Choice, anatomy: Anatomy) -> float:
+    depth = sum(len(stage.blocks) for stage in anatomy.stages)
+    return 0.0 if choice == "rezero" else layerscale_start(depth)
 
 
 def _remove_own(model: nn.Module, branch: Branch) -> None:

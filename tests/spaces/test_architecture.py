@@ -108,5 +108,11 @@ def test_a_bad_architecture_file_says_what_is_wrong(text: str, message: str) -> 
     assert message in str(caught.value)
 
 
+def test_layerscale_that_starts_as_the_models_own_is_the_models_own() -> None:
+    kwargs = {"ls_init_value": 0.1}  # what LayerScale starts with at 12 blocks
+    own = Architecture(backbone="convnext_atto", kwargs=kwargs)
+    assert Architecture(backbone="convnext_atto", kwargs=kwargs, choices={"scaling": "layerscale"}).id == own.id
+
+
 def test_a_pretrained_tag_names_weights_and_not_a_network() -> None:
     assert Architecture(backbone="resnet18.a1_in1k").id == Architecture(backbone="resnet18").id

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import timm
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from spaces import Architecture, SpaceError, build
@@ -106,6 +107,17 @@ def test_layerscale_computes_gamma_times_the_branch() -> None:
     for branch in anatomy_of("resnet10t", {}).branches:
         nn.init.constant_(plain.get_submodule(f"{branch.module}.bn2").weight, 0.5)  # type: ignore[arg-type]
     assert torch.allclose(plain(images), scaled(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", SCALED)
+def test_scales_are_left_out_of_weight_decay_as_norms_are(scaling: str) -> None:
+    model = network("resnet10t", {}, {"scaling": scaling})
+    decayed = {
+        id(p) for group in param_groups_weight_decay(model, 0.05) if group["weight_decay"] for p in group["params"]
+    }
+    gammas = [parameter for name, parameter in model.named_parameters() if name.endswith("gamma")]
+    assert gammas
+    assert not [gamma for gamma in gammas if id(gamma) in decayed]
 
 
 def test_sharing_ties_layers_of_equal_blocks_and_leaves_norms_and_scales_private() -> None:
