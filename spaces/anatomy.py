@@ -42,6 +42,7 @@ class Branch:
         stage: index of its stage.
         module: the module in whose forward it is added to the shortcut.
         target: the module whose output is the branch; None where the end of the branch is no module.
+        producers: the modules that put out the branch as it is added, the innermost first.
         own_scale: the parameter with which the model itself scales the branch, if any.
         trailing: axes after the channels (2 for NCHW, 0 for tokens).
         width: a parameter and its axis that is as long as the branch has channels.
@@ -50,6 +51,7 @@ class Branch:
     stage: int
     module: str
     target: str | None
+    producers: tuple[str, ...]
     own_scale: str | None
     trailing: int
     width: tuple[str, int] | None
@@ -95,10 +97,10 @@ def anatomy_of(backbone: str, kwargs: Mapping[str, Any]) -> Anatomy:
     Raises:
         SpaceError: timm has no such model, cannot build it so, or it does not run on the meta device.
     """
-    return _anatomy(backbone, json.dumps(kwargs, sort_keys=True))
+    return _anatomy(backbone, json.dumps(dict(kwargs), sort_keys=True))
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=1024)
 def _anatomy(backbone: str, kwargs_json: str) -> Anatomy:
     kwargs = json.loads(kwargs_json)
     with torch.device("meta"):
@@ -187,7 +189,7 @@ def _branches(model: nn.Module, trace: Trace, stages: tuple[Stage, ...]) -> Iter
         stage = _stage_of(addition.module, stages)
         if stage is None:
             continue
-        axis = next((i for i, dim in enumerate(addition.dims) if not all(leaf.fixed for leaf in dim.leaves())), 1)
+        axis = _channel_axis(addition)
         channels = addition.dims[axis].find()
         width = next(
             ((n, i) for n, dims in trace.dims.items() for i, dim in enumerate(dims) if dim.find() is channels),
@@ -197,10 +199,17 @@ def _branches(model: nn.Module, trace: Trace, stages: tuple[Stage, ...]) -> Iter
             stage=stage,
             module=addition.module,
             target=_target(model, addition),
+            producers=addition.producers,
             own_scale=addition.scale,
             trailing=len(addition.dims) - 1 - axis,
             width=width,
         )
+
+
+def _channel_axis(addition: Addition) -> int:
+    """The last axis that can change; where none can, the usual place: 1 of NCHW, else the last."""
+    free = [axis for axis, dim in enumerate(addition.dims) if not all(leaf.fixed for leaf in dim.leaves())]
+    return free[-1] if free else (1 if len(addition.dims) == 4 else len(addition.dims) - 1)
 
 
 def _target(model: nn.Module, addition: Addition) -> str | None:
@@ -255,10 +264,12 @@ def _factors(dim: Dim, outer: int) -> Iterator[tuple[Dim, int]]:
 
 
 def _make(block: nn.Module) -> str:
-    """A block's modules, settings and shapes in words; stochastic depth and dropout rates do not count."""
+    """A block's modules, settings and shapes in words; dropout and stochastic depth (absent at rate 0) do not count."""
     words = []
     for path, module in block.named_modules():
-        settings = "" if "Drop" in type(module).__name__ else module.extra_repr()
+        if type(module) is nn.Identity or "Drop" in type(module).__name__:
+            continue
+        settings = module.extra_repr()
         shapes = [(name, tuple(parameter.shape)) for name, parameter in module.named_parameters(recurse=False)]
         words.append(f"{path}:{type(module).__qualname__}({settings}){shapes}")
     return ";".join(words)

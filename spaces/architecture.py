@@ -1,7 +1,8 @@
 """Architecture: one network of a space, said in the fewest words, with an identity.
 
 Two architectures that build the same network have the same `id` in any process: choices that change
-nothing are dropped, sizes are rounded, kwargs at their default are left out. Without a backbone an
+nothing are dropped, sizes are rounded, kwargs at their default are left out. (Two names that timm gives one
+network, as deit_tiny and vit_tiny, stay two; so do a kwarg and a choice that come to the same.) Without a backbone an
 architecture is a point of a space of plain choices, kept as it is.
 """
 
@@ -9,17 +10,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import Any, Self
 
 from spaces.anatomy import anatomy_of
-from spaces.backbone import same_network
+from spaces.backbone import check_backbone, same_network
 from spaces.errors import SpaceError, unknown
 from spaces.techniques import TECHNIQUES
 from spaces.techniques.base import Choice, NotApplicable, PerStage
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Architecture:
     """A backbone, its constructor arguments, and one choice per dimension.
 
@@ -42,7 +44,13 @@ class Architecture:
                 raise SpaceError(f"{value!r} is not made of JSON values: {error}", key=name) from None
             if not isinstance(plain, dict):
                 raise SpaceError(f"{value!r} is not a mapping", key=name)
-            object.__setattr__(self, name, plain)
+            object.__setattr__(self, name, MappingProxyType(plain))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_dict, (self.to_dict(),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self.to_json() == other.to_json()
 
     def __hash__(self) -> int:
         return hash(self.to_json())
@@ -86,12 +94,9 @@ class Architecture:
         """
         if self.backbone is None:
             return self
+        check_backbone(self.backbone, self.kwargs)
         backbone = self.backbone.partition(".")[0]  # a pretrained tag names weights, not a network
-        kwargs = dict(self.kwargs)
-        for name in sorted(kwargs):
-            rest = {other: value for other, value in kwargs.items() if other != name}
-            if same_network(backbone, kwargs, rest):
-                kwargs = rest
+        kwargs = json.loads(_plain_kwargs(backbone, json.dumps(dict(self.kwargs), sort_keys=True)))
         choices = {}
         for name, per_stage in resolve(backbone, kwargs, self.choices).items():
             choices[name] = per_stage[0] if len(set(map(json.dumps, per_stage))) == 1 else list(per_stage)
@@ -115,6 +120,21 @@ class Architecture:
             short = [label.partition("=")[2] or label for label in labels[1:]]
             words.append(",".join([labels[0], *short]))
         return " ".join([self.backbone, *words])
+
+
+@lru_cache(maxsize=4096)
+def _plain_kwargs(backbone: str, kwargs_json: str) -> str:
+    """Arguments in the fewest words that give the same network: defaults dropped, 2.0 as 2, [5, 5] as 5."""
+    kwargs = json.loads(kwargs_json)
+    for name in sorted(kwargs):
+        rest = {other: value for other, value in kwargs.items() if other != name}
+        shorter = [rest]
+        if isinstance(kwargs[name], float) and kwargs[name].is_integer():
+            shorter.append(kwargs | {name: int(kwargs[name])})
+        if isinstance(kwargs[name], list) and len(set(map(json.dumps, kwargs[name]))) == 1:
+            shorter.append(kwargs | {name: kwargs[name][0]})
+        kwargs = next((other for other in shorter if same_network(backbone, kwargs, other)), kwargs)
+    return json.dumps(kwargs, sort_keys=True)
 
 
 def resolve(backbone: str, kwargs: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, PerStage]:

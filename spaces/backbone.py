@@ -6,17 +6,22 @@ nothing that names a source, a file or a cache. Knows timm, nothing of technique
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import timm
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from spaces.errors import SpaceError, unknown
+
+MOST_MODULES = 20_000  # ten times what the deepest models of timm have
+LARGEST_NUMBER = 65_536  # in an argument: above any width, depth or image
 
 REFUSED_KWARGS = {
     "num_classes": "the data decide the number of classes",
@@ -50,6 +55,19 @@ def check_backbone(name: str, kwargs: Mapping[str, Any]) -> None:
     for key in kwargs:
         if key in REFUSED_KWARGS:
             raise SpaceError(f"{key!r} cannot be set here: {REFUSED_KWARGS[key]}", key=f"kwargs.{key}")
+        for number in _numbers(kwargs[key]):
+            if abs(number) > LARGEST_NUMBER:
+                raise SpaceError(
+                    f"{number} is too large; allowed are numbers up to {LARGEST_NUMBER}", key=f"kwargs.{key}"
+                )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def create(name: str, kwargs: Mapping[str, Any], *, num_classes: int, in_chans: int) -> nn.Module:
@@ -60,17 +78,40 @@ def create(name: str, kwargs: Mapping[str, Any], *, num_classes: int, in_chans: 
     """
     check_backbone(name, kwargs)
     try:
-        model: nn.Module = timm.create_model(
-            name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **kwargs
-        )
+        with _bounded():
+            model: nn.Module = timm.create_model(
+                name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **kwargs
+            )
     except Exception as error:  # whatever a constructor raises for arguments that do not fit together
         given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise SpaceError(f"timm cannot build {name}({given}): {reason}") from None
+        raise SpaceError(f"timm cannot build {name}({given}): {first_line(error)}") from None
     return model
 
 
-@lru_cache(maxsize=256)
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Ends a construction that would never end, as of a stranger's `depth: 100000`."""
+    count = 0
+
+    def hook(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > MOST_MODULES:
+            raise ValueError(f"it has more than {MOST_MODULES} modules")
+
+    handle = register_module_module_registration_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong inside timm or torch, in one line that names the kind of error."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
+
+
+@lru_cache(maxsize=4096)
 def _fingerprint(name: str, kwargs_json: str) -> str:
     """A hash of everything that makes a network: modules, their settings, shapes, and how weights start."""
     digest = hashlib.sha256()
@@ -87,8 +128,16 @@ def _fingerprint(name: str, kwargs_json: str) -> str:
 
 
 def same_network(name: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether two sets of keyword arguments give the same network with the same initial distribution."""
-    return _fingerprint(name, json.dumps(one, sort_keys=True)) == _fingerprint(name, json.dumps(two, sort_keys=True))
+    """Whether two sets of keyword arguments give the same network with the same initial distribution.
+
+    Raises:
+        SpaceError: the first cannot be built; where only the second cannot, they are not the same.
+    """
+    first = _fingerprint(name, json.dumps(dict(one), sort_keys=True))
+    try:
+        return first == _fingerprint(name, json.dumps(dict(two), sort_keys=True))
+    except SpaceError:
+        return False
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

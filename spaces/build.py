@@ -11,7 +11,7 @@ from torch import nn
 
 from spaces.anatomy import anatomy_of
 from spaces.architecture import Architecture, resolve
-from spaces.backbone import create
+from spaces.backbone import create, first_line
 from spaces.errors import SpaceError
 from spaces.techniques import TECHNIQUES
 
@@ -52,14 +52,14 @@ def check(canonical: Architecture) -> None:
         SpaceError: its parts do not fit together.
     """
     assert canonical.backbone is not None
-    size = anatomy_of(canonical.backbone, canonical.kwargs).image_size
+    anatomy = anatomy_of(canonical.backbone, canonical.kwargs)
     try:
         with torch.device("meta"), torch.no_grad():
-            shape = _compose(canonical, 10, 3).eval()(torch.empty(2, 3, size, size)).shape
+            shape = _compose(canonical, 10, 3).eval()(torch.empty(2, 3, anatomy.image_size, anatomy.image_size)).shape
     except SpaceError:
         raise
     except Exception as error:  # whatever a forward pass raises
-        reason = str(error).strip().split("\n")[0]
-        raise SpaceError(f"{canonical.label} does not fit together: {reason}") from None
+        notes = "".join(f"; {note}" for note in anatomy.notes[:1])
+        raise SpaceError(f"{canonical.label} does not fit together: {first_line(error)}{notes}") from None
     if shape != (2, 10):
         raise SpaceError(f"{canonical.label} gives {tuple(shape)} for 2 images and 10 classes")

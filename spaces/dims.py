@@ -56,23 +56,6 @@ class Dim:
         sizes = [part.evaluate(size_of) for part in node.parts]
         return prod(sizes) if node.kind == PRODUCT else sum(sizes)
 
-    def indices(self, kept: Callable[["Dim"], Sequence[int]]) -> list[int]:
-        """The positions along this dimension that remain where each leaf keeps only `kept(leaf)`."""
-        node = self.find()
-        if node.kind is None:
-            return list(range(node.size)) if node.fixed else list(kept(node))
-        if node.kind == SUM:
-            remaining, start = [], 0
-            for part in node.parts:
-                remaining += [start + index for index in part.indices(kept)]
-                start += part.find().size
-            return remaining
-        positions = [0]
-        for part in node.parts:
-            size, inner = part.find().size, part.indices(kept)
-            positions = [outer * size + index for outer in positions for index in inner]
-        return positions
-
 
 def product_of(dims: Iterable[Dim]) -> Dim:
     return _joined(PRODUCT, [dim for dim in dims if dim.find().size != 1])

@@ -230,6 +230,7 @@ _RULES: dict[Any, Callable[[Any, Any, Any], list[list[Dim]]]] = {
     aten.native_layer_norm: _layer_norm, aten.native_group_norm: _group_norm, aten.cat: _cat,
     aten.stack: _stacked, aten.split: _split, aten.split_with_sizes: _split, aten.unbind: _unbound,
     aten.select: _unbound, aten.slice: _sliced, aten.mean: _reduced, aten.sum: _reduced, aten.amax: _reduced,
+    aten.amin: _reduced, aten.var: _reduced, aten.std: _reduced,
     aten.linalg_vector_norm: lambda args, axes, outputs: _reduced([args[0], args[2]], axes, outputs),
     aten.index: _indexed,
 }  # fmt: skip

@@ -40,7 +40,8 @@ def resize(model: nn.Module, anatomy: Anatomy, size_of: SizeOf) -> None:
         shape = [_size(dim, old, size_of) for dim, old in zip(dims, tensor.shape, strict=True)]
         sizes[name] = list(zip((dim.find().size for dim in dims), shape, strict=True))
         if tuple(shape) != tuple(tensor.shape):
-            _replace(model, name, _redrawn(tensor, shape) * gain(name, shape))
+            constant = not tensor.requires_grad  # running statistics, fixed filters
+            _replace(model, name, _repeated(tensor, shape) if constant else _redrawn(tensor, shape) * gain(name, shape))
     _correct(model, anatomy, size_of, sizes)
 
 
@@ -55,6 +56,13 @@ def _redrawn(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     if flat.is_meta:
         return torch.empty(*shape, dtype=flat.dtype, device="meta")
     return flat[torch.randint(len(flat), (math.prod(shape),), device=flat.device)].reshape(*shape)
+
+
+def _repeated(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor of a new shape whose slices are those of the old one in order, from the start again where it grows."""
+    for axis, size in enumerate(shape):
+        tensor = tensor.index_select(axis, torch.arange(size, device=tensor.device) % tensor.shape[axis])
+    return tensor
 
 
 def _replace(model: nn.Module, name: str, value: Tensor) -> None:
@@ -85,12 +93,12 @@ def _gain(model: nn.Module, anatomy: Anatomy, size_of: SizeOf) -> Callable[[str,
     laws: dict[str, Callable[[Sequence[int], int], float]] = {}
     for names in kinds.values():
         spread = {
-            law: _variance(
+            law: _spread(
                 [math.log(float(weights[n].detach().std()) / law(weights[n].shape, _groups(model, n))) for n in names]
             )
             for law in _LAWS
         }
-        best = min(_LAWS, key=lambda law: spread[law])
+        best = min(_LAWS, key=lambda law: spread[law]) if len(names) > 1 else _law_of_one(weights[names[0]])
         laws.update(dict.fromkeys(names, best))
 
     def gain(name: str, shape: Sequence[int]) -> float:
@@ -116,7 +124,13 @@ def _groups(model: nn.Module, name: str) -> int:
     return int(getattr(model.get_submodule(name.rpartition(".")[0]), "groups", 1))
 
 
-def _variance(values: Sequence[float]) -> float:
+def _law_of_one(weight: Tensor) -> Callable[[Sequence[int], int], float]:
+    """By fan in where the spread is that of LeCun (1), He (sqrt 2) or torch's default (sqrt 1/3), else constant."""
+    relative = float(weight.detach().std()) / _fan_in(weight.shape, 1)
+    return _fan_in if any(math.isclose(relative, k**0.5, rel_tol=0.1) for k in (1, 2, 1 / 3)) else _constant
+
+
+def _spread(values: Sequence[float]) -> float:
     mean = sum(values) / len(values)
     return sum((value - mean) ** 2 for value in values)
 

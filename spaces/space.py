@@ -144,7 +144,7 @@ class SearchSpace:
             return math.prod(len(question.options) for question in self._plain)
         return sum(
             math.prod(len(question.options) for question in self._ask(label, kwargs))
-            for label, kwargs in self._distinct()
+            for label, kwargs in self._networks()
         )
 
     def __iter__(self) -> Iterator[Architecture]:
@@ -156,7 +156,7 @@ class SearchSpace:
         """The answers that lead to each distinct architecture, by parameter name, in a fixed order."""
         starts: Iterator[tuple[dict[str, Label], tuple[_Question, ...]]]
         if self._backbones:
-            starts = ((self._start(label, kwargs), self._ask(label, kwargs)) for label, kwargs in self._distinct())
+            starts = ((self._start(label, kwargs), self._ask(label, kwargs)) for label, kwargs in self._networks())
         else:
             starts = iter([({}, self._plain)])
         for start, questions in starts:
@@ -166,7 +166,7 @@ class SearchSpace:
 
     def backbones(self) -> Iterator[Architecture]:
         """Every backbone with its arguments, unmodified."""
-        for label, kwargs in self._distinct():
+        for label, kwargs in self._networks():
             yield Architecture(backbone=self._backbones[label].name, kwargs=kwargs).canonical
 
     def _start(self, label: str, kwargs: Mapping[str, Any]) -> dict[str, Label]:
@@ -174,7 +174,7 @@ class SearchSpace:
         chosen = {f"{label}.{key}": _label(kwargs[key]) for key in lists}
         return {"backbone": label, **chosen}
 
-    def _distinct(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _networks(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Backbones with arguments, without those that are the same network as an earlier one."""
         seen: set[str] = set()
         for label, entry in self._backbones.items():
@@ -200,9 +200,8 @@ class SearchSpace:
         technique = TECHNIQUES[name]
         usable = [choice for choice in dimension.choices if self._applies(label, technique, choice, anatomy)]
         if not usable:
-            reasons = "; ".join(
-                dict.fromkeys(self._refused[f"{label} {name}", _text(choice)] for choice in dimension.choices)
-            )
+            place = f"{_text(anatomy.kwargs)} {label} {name}"
+            reasons = "; ".join(dict.fromkeys(self._refused[place, _text(choice)] for choice in dimension.choices))
             raise SpaceError(
                 f"no choice applies to {label}: {reasons}; add {technique.default!r}, which always applies",
                 key=f"dimensions.{name}",
@@ -227,8 +226,8 @@ class SearchSpace:
         return _Question(name, Parameter(asked, labels), options)
 
     def _applies(self, label: str, technique: Technique, choice: Choice, anatomy: Anatomy) -> bool:
-        """Whether a choice can be built on a backbone; built once with the first of its arguments."""
-        key = (f"{label} {technique.name}", _text(choice))
+        """Whether a choice can be built on a backbone with these arguments: built on the meta device, and run."""
+        key = (f"{_text(anatomy.kwargs)} {label} {technique.name}", _text(choice))
         if key not in self._refused:
             reason = ""
             try:

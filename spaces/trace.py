@@ -75,7 +75,6 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.additions: list[Addition] = []
         self.order: list[str] = []
         self.notes: list[str] = []
-        self.output_shape: tuple[int, ...] = ()
         self._facts: dict[int, Facts] = {}
         self._alive: list[Tensor] = []
         self._stack: list[str] = []
@@ -94,7 +93,6 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_flatten(output)[0]:
             for dim in self.facts(tensor).dims:
                 dim.fix()
-            self.output_shape = tuple(tensor.shape)
 
     def _entering(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:

@@ -58,6 +58,19 @@ class Technique(ABC):
         return f"{self.name}={choice}"
 
 
+class Reserved(Technique):
+    """A dimension of which only the default can be chosen so far."""
+
+    def check(self, choice: object) -> Choice:
+        return one_of(choice, self)
+
+    def canonical(self, choices: PerStage, anatomy: Anatomy) -> PerStage:
+        return choices
+
+    def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy) -> None:
+        """Never needed: the default changes nothing."""
+
+
 def one_of(choice: object, technique: Technique) -> str:
     """A choice that must be one of the technique's names; ValueError with the nearest one otherwise."""
     if isinstance(choice, str) and choice in technique.choices:

@@ -7,7 +7,7 @@ instead, since a product of two zeros never learns.
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class Scaling(Technique):
                 continue
             _remove_own(model, branch)
             if choice != "none":
-                _free_gain(model.get_submodule(branch.module))
+                _free_gain(model, branch)
                 _append(model, branch, per_channel=choice == "layerscale", start=_start(choice, anatomy))
 
     def label(self, choice: Choice) -> str:
@@ -78,7 +78,7 @@ class Scaling(Technique):
 @lru_cache(maxsize=64)
 def _own_starts(anatomy: Anatomy) -> dict[str, float]:
     """Initial values of the model's own scales per channel, where they are constant; made once for real."""
-    with torch.device("cpu"):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         model = create(anatomy.backbone, anatomy.kwargs, num_classes=10, in_chans=3)
     starts = {}
     for branch in anatomy.branches:
@@ -124,12 +124,22 @@ def _remove_own(model: nn.Module, branch: Branch) -> None:
         setattr(owner, name, None)
 
 
-def _free_gain(block: nn.Module) -> None:
-    """Zero-initialised gains of norms start at one."""
-    for module in block.modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, nn.Parameter) and weight.ndim == 1 and not weight.is_meta and not weight.any():
-            nn.init.ones_(weight)
+def _free_gain(model: nn.Module, branch: Branch) -> None:
+    """What the model starts at zero to begin as the identity starts as usual: gains at one, a last layer by its law."""
+    for module in model.get_submodule(branch.module).modules():
+        gain = module.weight if isinstance(module, _NORMS) else getattr(module, "gain", None)
+        if _starts_at_zero(gain):
+            nn.init.ones_(gain)
+    last = next((m for m in map(model.get_submodule, branch.producers) if list(m.parameters(recurse=False))), None)
+    if isinstance(last, nn.Linear | nn.Conv2d) and _starts_at_zero(last.weight):
+        last.reset_parameters()
+
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def _starts_at_zero(parameter: object) -> TypeGuard[nn.Parameter]:
+    return isinstance(parameter, nn.Parameter) and not parameter.is_meta and not parameter.any()
 
 
 def _append(model: nn.Module, branch: Branch, *, per_channel: bool, start: float) -> None:

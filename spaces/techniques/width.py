@@ -1,8 +1,8 @@
 """width: a multiplier of all channels of stem and stages, for the network or per stage.
 
-Sizes are rounded to multiples of 8 as MobileNet does (never below 90% of the exact size); the number of heads
-of a transformer and the group width of a grouped convolution stay; the head keeps its size, as in
-MobileNetV2 (1801.04381, section 6) for multipliers below one.
+Sizes are rounded to multiples of 8 (and of the number of heads) as MobileNet does, never below 90% of the exact
+size; the number of heads of a transformer and the group width of a grouped convolution stay; the head keeps
+its size, as in MobileNetV2 (1801.04381, section 6) for multipliers below one.
 """
 
 import math
@@ -21,7 +21,7 @@ from spaces.techniques.base import Choice, NotApplicable, PerStage, Technique
 MULTIPLE = 8  # channels, as in MobileNet's reference implementation
 LARGEST = 8.0  # a bound against slips such as a channel count in place of a multiplier
 # Equal networks get the multiplier with the first of these denominators that gives them.
-_DENOMINATORS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 500, 1000)
+_DENOMINATORS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 500, 1000, 10_000)
 
 
 class Width(Technique):
@@ -37,9 +37,13 @@ class Width(Technique):
         return float(choice)  # type: ignore[arg-type]
 
     def canonical(self, choices: PerStage, anatomy: Anatomy) -> PerStage:
+        for branch in anatomy.branches:
+            name, axis = branch.width or ("", 0)
+            if not name or not any(leaf in anatomy.channels for leaf in anatomy.dims[name][axis].leaves()):
+                reasons = "; ".join(anatomy.notes[:2]) or "they are fixed"
+                raise NotApplicable(f"the channels that {branch.module} adds cannot be followed: {reasons}")
         if not anatomy.channels:
-            reasons = "; ".join(anatomy.notes[:2])
-            raise NotApplicable(f"its channels cannot be followed ({reasons})")
+            raise NotApplicable("it has no channels that could change")
         return tuple(_simplest(anatomy, stage, float(choice)) for stage, choice in enumerate(choices))  # type: ignore[arg-type]
 
     def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy) -> None:
@@ -49,25 +53,37 @@ class Width(Technique):
         return f"w={choice}"
 
 
-def scaled(leaf: Dim, factor: int, multiplier: float) -> int:
-    """The size of a leaf at a width; it comes `factor` times, and the whole is rounded."""
-    unit = math.lcm(MULTIPLE, factor)
-    return leaf.size if multiplier == 1 else make_divisible(leaf.size * factor * multiplier, unit) // factor
+@lru_cache(maxsize=1024)
+def _units(anatomy: Anatomy) -> dict[Dim, int]:
+    """What the whole of each leaf is rounded to; equal ones of a stage alike, as embedding and heads x head_dim."""
+    units: dict[tuple[int, int], int] = {}
+    for leaf, stage in anatomy.channels.items():
+        factor = anatomy.factors.get(leaf, 1)
+        key = stage, leaf.size * factor
+        units[key] = math.lcm(units.get(key, MULTIPLE), factor)
+    return {leaf: units[stage, leaf.size * anatomy.factors.get(leaf, 1)] for leaf, stage in anatomy.channels.items()}
+
+
+def scaled(anatomy: Anatomy, leaf: Dim, multiplier: float) -> int:
+    """The size of a leaf at a width; it comes with a constant factor, and the whole is rounded."""
+    if multiplier == 1:
+        return leaf.size
+    factor = anatomy.factors.get(leaf, 1)
+    whole: int = make_divisible(leaf.size * factor * multiplier, _units(anatomy)[leaf])
+    return whole // factor
 
 
 def sizes(anatomy: Anatomy, multipliers: tuple[float, ...]) -> Callable[[Dim], int]:
     def size_of(leaf: Dim) -> int:
         stage = anatomy.channels.get(leaf)
-        return leaf.size if stage is None else scaled(leaf, anatomy.factors.get(leaf, 1), multipliers[stage])
+        return leaf.size if stage is None else scaled(anatomy, leaf, multipliers[stage])
 
     return size_of
 
 
 @lru_cache(maxsize=4096)
 def _channels_at(anatomy: Anatomy, stage: int, multiplier: float) -> tuple[int, ...]:
-    return tuple(
-        scaled(leaf, anatomy.factors.get(leaf, 1), multiplier) for leaf, of in anatomy.channels.items() if of == stage
-    )
+    return tuple(scaled(anatomy, leaf, multiplier) for leaf, of in anatomy.channels.items() if of == stage)
 
 
 def _simplest(anatomy: Anatomy, stage: int, multiplier: float) -> float:

@@ -24,6 +24,7 @@ VIT = {"img_size": 32, "patch_size": 8}
         ({"choices": {"width": [0.5, 0.5, 0.5, 0.5]}}, {"choices": {"width": 0.5}}),
         ({"choices": {"scaling": "none"}}, {"choices": {"scaling": "keep"}}),  # a ResNet has no own scales
         ({"choices": {"norm": "keep", "group_size": "keep", "layer_attention": "none"}}, {}),
+        ({"kwargs": {"drop_path_rate": 1}}, {"kwargs": {"drop_path_rate": 1.0}}),
         ({"kwargs": {"drop_path_rate": 0.0}}, {}),  # the default of the constructor
     ],
 )
@@ -106,6 +107,18 @@ def test_a_bad_architecture_file_says_what_is_wrong(text: str, message: str) -> 
     with pytest.raises(SpaceError) as caught:
         Architecture.from_json(text)
     assert message in str(caught.value)
+
+
+def test_arguments_that_only_work_together_work() -> None:
+    wide = Architecture(backbone="vit_tiny_patch16_224", kwargs={**VIT, "embed_dim": 128, "num_heads": 4})
+    assert wide.canonical.kwargs == wide.kwargs
+    assert Architecture(backbone="vit_tiny_patch16_224", kwargs={**VIT, "class_token": False, "global_pool": "avg"}).id
+
+
+def test_an_architecture_cannot_be_changed() -> None:
+    given = Architecture(backbone="resnet10t", choices={"width": 0.5})
+    with pytest.raises(TypeError):
+        given.choices["width"] = 0.25  # type: ignore[index]
 
 
 def test_layerscale_that_starts_as_the_models_own_is_the_models_own() -> None:

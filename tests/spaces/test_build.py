@@ -1,6 +1,8 @@
 """Architectures become networks that run, learn, and are what their choices say, by one mechanism for all."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -168,7 +170,7 @@ def test_narrow_resnets_keep_the_spread_that_their_fan_asks_for() -> None:
             assert float(module.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.1), name
 
 
-@pytest.mark.parametrize("width", [0.25, 0.5, 0.75, 2.0])
+@pytest.mark.parametrize("width", [0.25, 0.3, 0.5, 0.6, 0.75, 0.9, 2.0])
 @pytest.mark.parametrize(("backbone", "kwargs"), BACKBONES, ids=lambda value: value if isinstance(value, str) else "")
 def test_widths_are_multiples_of_8(backbone: str, kwargs: dict[str, object], width: float) -> None:
     with torch.device("meta"):
@@ -186,11 +188,49 @@ def test_widths_per_stage_scale_their_own_stage() -> None:
     assert outputs == [40, 80, 80, 320]
 
 
-def test_same_seed_same_weights_whatever_was_built_before() -> None:
-    first = network("convnext_atto", {}, {"width": 0.5, "scaling": "rezero"}).state_dict()
+SEEDED = """
+import torch
+from spaces import Architecture, build
+for _ in range(2):
+    torch.manual_seed(0)
+    model = build(Architecture(backbone="convnext_atto", choices={"width": 0.5, "scaling": "layerscale"}), 4, 1)
+    print(float(sum(parameter.double().sum() for parameter in model.parameters())))
+"""
+
+
+def test_same_seed_same_weights_whatever_was_built_before_in_any_process() -> None:
     network("resnet10t", {}, {"width": 0.25}, seed=5)
-    second = network("convnext_atto", {}, {"width": 0.5, "scaling": "rezero"}).state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    here = network("convnext_atto", {}, {"width": 0.5, "scaling": "layerscale"})
+    total = float(sum(parameter.detach().double().sum() for parameter in here.parameters()))  # type: ignore[arg-type]
+    fresh = subprocess.run([sys.executable, "-c", SEEDED], capture_output=True, text=True, check=True)
+    assert [float(line) for line in fresh.stdout.split()] == [total, total]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kwargs"), [("nf_resnet26", {}), ("resnetv2_18", {"zero_init_last": True}), ("seresnet18", {})]
+)
+def test_whatever_a_model_starts_at_zero_rezero_learns(backbone: str, kwargs: dict[str, object]) -> None:
+    model = network(backbone, kwargs, {"scaling": "rezero"}).train()
+    steps(model, 6)
+    dead = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.any()]
+    assert not dead
+
+
+def test_what_is_zero_for_another_reason_stays_zero() -> None:
+    model = network("convnextv2_atto", {}, {"scaling": "layerscale"})
+    assert not any(p.any() for name, p in model.named_parameters() if name.endswith("grn.weight"))
+
+
+def test_blocks_with_different_stochastic_depth_share_weights() -> None:
+    plain = anatomy_of("convnext_atto", {})
+    assert anatomy_of("convnext_atto", {"drop_path_rate": 0.1}).alike(0) == plain.alike(0)
+    assert len(plain.alike(0)[0]) == 2
+
+
+def test_fixed_filters_stay_what_they_are() -> None:
+    filters = dict(network("resnetblur18", {}, {"width": 0.5}).named_buffers())["maxpool.1.filt"]
+    native = dict(network("resnetblur18", {}, {}).named_buffers())["maxpool.1.filt"]
+    assert torch.equal(filters, native[: len(filters)])
 
 
 def test_a_meta_build_makes_no_weight() -> None:

@@ -23,12 +23,6 @@ def test_a_concatenation_is_the_sum_of_its_parts() -> None:
     joined, weight = sum_of([Dim(64), Dim(32)]), Dim(96)
     unify(weight, joined)
     assert weight.evaluate(half) == 48
-    assert weight.indices(lambda leaf: range(2)) == [0, 1, 64, 65]
-
-
-def test_kept_positions_of_a_product_are_in_memory_order() -> None:
-    dim = product_of([Dim(2, fixed=True), Dim(3)])
-    assert dim.indices(lambda leaf: [0, 2]) == [0, 2, 3, 5]
 
 
 def test_products_with_different_factors_are_refined_to_common_ones() -> None:
@@ -64,4 +58,3 @@ def test_splitting_and_joining_is_the_identity(sizes: list[int], kind: str) -> N
     assert [part.find().size for part in parts] == sizes
     again = product_of(parts) if kind == PRODUCT else sum_of(parts)
     assert again.evaluate(lambda leaf: leaf.size) == size
-    assert again.indices(lambda leaf: range(leaf.size)) == list(range(size))

@@ -98,6 +98,15 @@ def test_a_choice_that_does_not_apply_is_left_out_with_the_reason() -> None:
     assert "vgg11: scaling rezero is left out: it has no residual branches" in mixed.notes
 
 
+def test_what_only_some_arguments_forbid_is_left_out_for_those() -> None:
+    kwargs = {"img_size": 32, "patch_size": 8, "depth": [2, 0]}
+    mixed = space(
+        backbones=[{"name": "vit_tiny_patch16_224", "kwargs": kwargs}], dimensions={"scaling": ["keep", "rezero"]}
+    )
+    assert mixed.size == 3
+    assert len({architecture.id for architecture in mixed}) == 3
+
+
 def test_a_dimension_of_which_nothing_applies_is_an_error() -> None:
     with pytest.raises(SpaceError) as caught:
         space(backbones=["vgg11"], dimensions={"scaling": ["rezero", "layerscale"]})
