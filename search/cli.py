@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 no feasible complete trial; 2 bad input; 130 Ctrl-C.
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -77,12 +78,12 @@ def run(
         resume=resume,
         console=console,
     )
-    where = "" if runs == RUNS else f" --runs {runs}"
+    where = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"
     console.print(f"\n[bold]{result.name}[/bold]: {result.ending}", highlight=False)
     console.print(front_table(result.front))
     if result.ending is searches.Ending.INTERRUPTED:
         budget = f" --trials {trials}" if trials else ""
-        again = f"archsearch run {space}{where}{budget} --name {result.name} --resume"
+        again = f"archsearch run {shlex.quote(str(space))}{where}{budget} --name {result.name} --resume"
         console.print(Text(f"Interrupted; nothing is lost. To go on:\n  {again}"))
         raise typer.Exit(130)
     if not result.front.members:
@@ -157,6 +158,11 @@ def main() -> None:
         app()
     except InputError as error:
         Console(stderr=True).print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        Console(stderr=True).print(
+            Text(f"error: {error.filename or ''}: {error.strerror}", style="red"), soft_wrap=True
+        )
         sys.exit(2)
 
 

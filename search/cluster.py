@@ -24,11 +24,13 @@ from spaces import InputError
 LOOK_EVERY_S = 2.0  # at which nodes the cluster has
 
 # Read by Ray and Tune from the environment. No loggers, no snapshots, no signal handler, no message of their own;
-# workers stay in their directory; as many trials may start at once as there is room for.
+# workers stay in their directory; as many trials may start at once as there is room for; whose worker is gone, for
+# whatever reason, is given back to the study.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
@@ -95,9 +97,11 @@ def _asks_for_token(address: str) -> bool:
         OSError: nothing listens there.
     """
     host, _, port = address.rpartition(":")
-    if "RAY_AUTH_MODE" in os.environ or not port.isdigit() or "/" in host:
-        return False  # it is settled, or Ray finds the address by itself
+    if not port.isdigit() or "/" in host:
+        return False  # Ray finds the address by itself
     socket.create_connection((host, int(port)), timeout=10).close()
+    if "RAY_AUTH_MODE" in os.environ:
+        return False  # it is settled
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as asking:
         assert asking.stderr is not None

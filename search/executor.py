@@ -93,9 +93,9 @@ def test_front(
         The test accuracy by trial number; and the reasons, for those that could not be tested.
     """
     share = Share.of(resources)
-    test = ray.remote(_test).options(num_cpus=share.request["cpu"], num_gpus=share.request["gpu"], max_retries=RETRIES)
-    held = ray.put(evaluator)
-    pending = {r.number: test.remote(held, r.architecture, checkpoints(r.number)) for r in records}
+    cpus, held = share.request["cpu"], ray.put(evaluator)
+    test = ray.remote(_test).options(num_cpus=cpus, num_gpus=share.request["gpu"], max_retries=RETRIES)
+    pending = {r.number: test.remote(held, r.architecture, checkpoints(r.number), cpus) for r in records}
     accuracies, faults = {}, {}
     for number, result in pending.items():
         try:
@@ -109,8 +109,16 @@ def test_front(
 test_front.__test__ = False  # type: ignore[attr-defined]  # not a test of pytest
 
 
-def _test(evaluator: Tester, architecture: Architecture, checkpoint: Path) -> float:
+def _test(evaluator: Tester, architecture: Architecture, checkpoint: Path, cpus: float) -> float:
+    _settle(cpus)
     return float(evaluator.test(architecture, checkpoint))
+
+
+def _settle(cpus: float) -> None:
+    """Makes a worker process use what it was given, and no more."""
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(max(1, int(cpus)))
 
 
 class _Training(Trainable):  # type: ignore[misc]  # ray is not typed
@@ -119,8 +127,7 @@ class _Training(Trainable):  # type: ignore[misc]  # ray is not typed
     def setup(self, config: dict[str, Any], evaluator: Evaluator) -> None:
         self._evaluator = evaluator
         self._measurements: Iterator[Measurement] = iter(())
-        if not ray.get_gpu_ids():
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        _settle(config["cpus"])
         gc.freeze()  # modules and data are never garbage; a collection between trials need not look at them
         self._begin(config)
 
@@ -132,7 +139,6 @@ class _Training(Trainable):  # type: ignore[misc]  # ray is not typed
         self._measurements = iter(())  # lets the last training go before the next one needs the memory
         gc.collect()
         torch.cuda.empty_cache()
-        torch.set_num_threads(max(1, int(config["cpus"])))
         self._measurements = carry_out(self._evaluator, config[ASSIGNMENT], Path(config["checkpoint"]))
 
     def step(self) -> dict[str, Any]:
@@ -145,7 +151,7 @@ class _Training(Trainable):  # type: ignore[misc]  # ray is not typed
 class _Proposals(Searcher):  # type: ignore[misc]  # ray is not typed
     """Gives Tune the study's assignments, as many as there is room for; takes back those whose worker died."""
 
-    def __init__(self, study: Study, share: "Share", interrupted: threading.Event):
+    def __init__(self, study: Study, share: Share, interrupted: threading.Event):
         super().__init__()
         self.scheduler = ParetoHalving(study)
         self.over: Idle | None = None
@@ -170,8 +176,8 @@ class _Proposals(Searcher):  # type: ignore[misc]  # ray is not typed
         return {ASSIGNMENT: work, "checkpoint": str(checkpoint), "cpus": self._share.request["cpu"]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        number = self._live.pop(trial_id)
-        if not error:
+        number = self._live.pop(trial_id, None)
+        if not error or number is None:
             return
         self._deaths[number] += 1
         if not self.scheduler.heard and self._deaths.total() >= HOPELESS:

@@ -8,6 +8,7 @@ gone on with: without `proposal` it is proposed again; without `state` it is tra
     rung/F                          every objective at fidelity F, and whether it may go on from there
     reason, duplicate_of, ended     how it ended
     state                           how it ended, in one word; after those
+    mlflow_run_id, test_accuracy    found out by others, whenever that was
 
 What is never to be trained ends before it is proposed: its `proposal` is the last attribute.
 """
@@ -98,12 +99,8 @@ def joined(history: tuple[Measurement, ...], new: Measurement) -> tuple[Measurem
     return (*before, merged)
 
 
-def read(number: int, attributes: Attributes, notes: Mapping[str, Any]) -> TrialRecord:
-    """The record of a trial that has at least a proposal.
-
-    Args:
-        notes: what was found out after it ended: test_accuracy, mlflow_run_id.
-    """
+def read(number: int, attributes: Attributes) -> TrialRecord:
+    """The record of a trial that has at least a proposal."""
     proposed = attributes[PROPOSAL]
     state = State(attributes.get("state", State.RUNNING))
     history: tuple[Measurement, ...] = ()
@@ -119,8 +116,8 @@ def read(number: int, attributes: Attributes, notes: Mapping[str, Any]) -> Trial
         costs=proposed["costs"],
         history=history,
         values=reached[-1].values if state is State.COMPLETE else {},
-        test_accuracy=notes.get("test_accuracy"),
-        mlflow_run_id=notes.get("mlflow_run_id"),
+        test_accuracy=attributes.get("test_accuracy"),
+        mlflow_run_id=attributes.get("mlflow_run_id"),
         duplicate_of=attributes.get("duplicate_of"),
         started=proposed["started"],
         ended=attributes.get("ended"),

@@ -13,6 +13,7 @@ back through `_load_pyfunc`. Knows nothing of searches, Ray, Optuna or MLflow.
 
 import json
 import os
+import reprlib
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from search.data.dataset import check_classes, file_faults
 from search.data.preprocessing import Preprocessing
 from spaces import Architecture, InputError, SpaceError, build
 
@@ -39,8 +41,8 @@ BATCH = 64  # images that `Model.predict` holds as tensors at once
 
 PREDICT = '''"""Say what is on a picture: python predict.py IMAGE"""
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from PIL import Image
@@ -50,12 +52,19 @@ from search.data.preprocessing import Preprocessing
 from spaces import Architecture, build
 
 HERE, NAMES = Path(__file__).parent, ("architecture", "classes", "preprocessing")
+parser = argparse.ArgumentParser(description="Say what is on a picture.")
+parser.add_argument("image", metavar="IMAGE")
+image = parser.parse_args().image
 
 architecture, classes, preprocessing = (json.loads((HERE / f"{name}.json").read_text()) for name in NAMES)
 preprocess = Preprocessing.from_dict(preprocessing)
+try:
+    inputs = preprocess(Image.open(image))
+except Exception as error:  # whatever Pillow raises for what is no picture
+    parser.exit(2, f"{image}: not a picture that can be read ({error})\\n")
 model = build(Architecture.from_dict(architecture), len(classes), preprocess.in_chans).eval()
 load_model(model, HERE / "model.safetensors")
-print(max(zip(model(preprocess(Image.open(sys.argv[1]))).softmax(1)[0].tolist(), classes)))
+print(max(zip(model(inputs).softmax(1)[0].tolist(), classes)))
 '''
 
 
@@ -86,34 +95,67 @@ class Model:
 
 
 def write_model(folder: Path, model: Model, results: Mapping[str, float]) -> None:
-    """Write the model folder at once or not at all; an older model folder there is replaced.
+    """Write the model folder at once or not at all; an empty folder or an older model folder there is replaced.
 
     Args:
         results: what the README tells of the model, by name: objectives, costs, test accuracy.
 
     Raises:
-        InputError: the folder holds something that is no part of a model folder.
+        InputError: the folder holds something else than a model folder, or cannot be written.
     """
-    if folder.exists() and (strangers := _strangers(folder)):
-        raise InputError(f"{folder} is not a model folder, it holds {strangers[0]!r}; give another folder")
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_model(model.module, str(fresh / WEIGHTS))
+    try:
+        place = Path(os.path.realpath(folder))
+        _refuse_foreign(place)
+        room = place.parent / f".tmp-{os.getpid()}"  # beside it: a rename stays within one file system
+        shutil.rmtree(room, ignore_errors=True)
+        try:
+            (room / "new").mkdir(parents=True)
+            _fill(room / "new", model, results)
+            _swap(place, room / "new", room / "old")
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise InputError(f"{folder}: the weights cannot be written ({error})") from None
+
+
+def _swap(place: Path, new: Path, old: Path) -> None:
+    """Move `new` to `place`, and what is there to `old`; all stays where it was where that fails."""
+    if place.exists():
+        place.rename(old)
+    try:
+        new.rename(place)
+    except OSError:
+        if old.exists():
+            old.rename(place)
+        raise
+
+
+def _fill(folder: Path, model: Model, results: Mapping[str, float]) -> None:
+    save_model(model.module, str(folder / WEIGHTS))
     contents = (model.architecture.to_dict(), list(model.classes), model.preprocessing.to_dict())
     for name, content in zip(DATA, contents, strict=True):
-        (fresh / name).write_text(json.dumps(content, indent=2) + "\n")
-    (fresh / "predict.py").write_text(PREDICT)
-    (fresh / "README.md").write_text(_card(model, results), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    fresh.rename(folder)
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "predict.py").write_text(PREDICT)
+    (folder / "README.md").write_text(_card(model, results), encoding="utf-8")
 
 
-def _strangers(folder: Path) -> list[str]:
+def _refuse_foreign(folder: Path) -> None:
+    """InputError unless `folder` is missing, empty or a whole model folder and nothing more."""
+    if not os.path.lexists(folder):
+        return
     if not folder.is_dir():
-        return [folder.name]
-    return sorted({path.name for path in folder.iterdir()} - {*FILES, "__pycache__"})
+        raise InputError(f"{folder} is not a model folder but a file; give another folder")
+    if folder == Path.cwd():
+        raise InputError(f"{folder} is the current folder, which cannot be replaced; give the name of a new one in it")
+    held = {path.name: path for path in sorted(folder.iterdir())}
+    plain = {name for name, path in held.items() if path.is_file() and not path.is_symlink()}
+    cache = {name for name in held if name == "__pycache__" and held[name].is_dir()}
+    if strange := [name for name in held if name not in plain.intersection(FILES) | cache]:
+        raise InputError(f"{folder} is not a model folder, it holds {strange[0]!r}; give another folder")
+    if held and (missing := [name for name in (WEIGHTS, *DATA) if name not in plain]):
+        raise InputError(f"{folder} is neither empty nor a model folder: no {missing[0]} in it; give another folder")
 
 
 def _card(model: Model, results: Mapping[str, float]) -> str:
@@ -139,53 +181,69 @@ def read_model(folder: Path | str) -> Model:
         InputError: not a model folder, a damaged one, or one whose files contradict each other.
     """
     folder = Path(folder)
-    if missing := [name for name in (WEIGHTS, *DATA) if not (folder / name).is_file()]:
-        raise InputError(f"{folder} is not a model folder: {', '.join(missing)} missing")
-    classes = _classes(folder / "classes.json")
-    preprocessing = _preprocessing(folder / "preprocessing.json")
-    path = folder / "architecture.json"
+    with file_faults(folder):
+        if missing := [name for name in (WEIGHTS, *DATA) if not (folder / name).is_file()]:
+            raise InputError(f"{folder} is not a model folder: {', '.join(missing)} missing")
+    names, preparation, path = (folder / name for name in ("classes.json", "preprocessing.json", "architecture.json"))
+    classes = read_classes(read_json(names), names)
+    preprocessing = read_preprocessing(read_json(preparation), preparation)
     try:
-        architecture = Architecture.from_dict(_read_json(path))
+        architecture = Architecture.from_dict(read_json(path))
         with torch.device("meta"):
             outline = build(architecture, len(classes), preprocessing.in_chans)
+        _check_weights(folder / WEIGHTS, outline)
+        module = build(architecture, len(classes), preprocessing.in_chans)
     except SpaceError as error:
         raise SpaceError(error.reason, key=error.key, file=str(path)) from None
-    _check_weights(folder / WEIGHTS, outline)
-    module = build(architecture, len(classes), preprocessing.in_chans)
-    load_model(module, folder / WEIGHTS)
+    read_weights(module, folder / WEIGHTS)
     return Model(module=module.eval(), architecture=architecture, classes=classes, preprocessing=preprocessing)
 
 
-def _read_json(path: Path) -> Any:
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise InputError(f"{path} has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} are read")
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; InputError where it cannot be read, is over MAX_JSON_BYTES or no JSON."""
+    with file_faults(path):
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise InputError(f"{path} has {size} bytes; at most {MAX_JSON_BYTES} are read")
+        content = path.read_bytes()
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
 
 
-def _classes(path: Path) -> tuple[str, ...]:
-    names = _read_json(path)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path} must be a list of class names")
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise InputError(f"{path} must name two classes or more, each once")
-    return tuple(names)
+def read_classes(given: object, where: Path | str) -> tuple[str, ...]:
+    """Class names from JSON; InputError where they are no two or more distinct names."""
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise InputError(f"{where} must be a list of class names, not {reprlib.repr(given)}")
+    check_classes(given, str(where))
+    return tuple(given)
 
 
-def _preprocessing(path: Path) -> Preprocessing:
-    given = _read_json(path)
+def read_preprocessing(given: object, where: Path | str) -> Preprocessing:
+    """The inverse of `Preprocessing.to_dict`, from JSON of any origin; InputError where it is something else."""
     if not isinstance(given, dict):
-        raise InputError(f"{path} must be a mapping")
+        raise InputError(f"{where} must be a mapping, not {reprlib.repr(given)}")
     try:
         preprocessing = Preprocessing.from_dict(given)
-    except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from None
-    sizes = (preprocessing.image_size, preprocessing.resize_size, preprocessing.in_chans)
-    if any(type(size) is not int or size > MAX_RESIZE for size in sizes):
-        raise InputError(f"{path}: sizes {sizes} must be whole numbers up to {MAX_RESIZE}")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    if preprocessing.resize_size > MAX_RESIZE:
+        raise InputError(f"{where}: resize_size {preprocessing.resize_size} must be at most {MAX_RESIZE}")
     return preprocessing
+
+
+def read_weights(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file into the network it was written from, in place.
+
+    Raises:
+        InputError: no such file, a damaged one, or one of another network.
+    """
+    _check_weights(path, module)
+    try:
+        load_model(module, path)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be loaded: {error}") from None
 
 
 def _check_weights(path: Path, outline: nn.Module) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 
 from search import studies
 from search.data import Preprocessing
-from search.model import Model, write_model
+from search.data.dataset import file_faults
+from search.model import WEIGHTS, Model, read_classes, read_json, read_preprocessing, read_weights, write_model
 from search.record import Front, State, TrialRecord
 from search.study import Study
-from search.training import load_weights
 from spaces import InputError, build
 from spaces.errors import unknown
+from spaces.schema import is_name
 
 DATA = "data.json"
 
@@ -42,28 +43,48 @@ class Inputs:
     def read(cls, directory: Path) -> "Inputs":
         """
         Raises:
-            InputError: the search trained no networks of ours.
+            InputError: the search trained no networks of ours, or the file is damaged.
         """
         path = directory / DATA
-        if not path.is_file():
-            raise InputError(f"{directory} has no {DATA}: its evaluator trains no models that could be picked")
-        content = json.loads(path.read_text())
-        preprocessing = Preprocessing.from_dict(content["preprocessing"])
-        return cls(classes=tuple(content["classes"]), preprocessing=preprocessing)
+        with file_faults(path):
+            if not path.is_file():
+                raise InputError(f"{directory} has no {DATA}: its evaluator trains no models that could be picked")
+        content = read_json(path)
+        if not isinstance(content, dict) or not {"classes", "preprocessing"} <= content.keys():
+            raise InputError(f"{path} must be a mapping with classes and preprocessing")
+        return cls(
+            classes=read_classes(content["classes"], f"{path}: classes"),
+            preprocessing=read_preprocessing(content["preprocessing"], f"{path}: preprocessing"),
+        )
 
 
 def opened(runs: Path, name: str) -> Study:
     """The study of a search, to be read.
 
     Raises:
-        InputError: there is none of that name in the folder; says which there are.
+        InputError: there is none of that name in the folder, and which there are; or it cannot be read.
     """
-    if not studies.exists(runs / name):
-        found = [path.name for path in sorted(runs.glob("*")) if studies.exists(path)] if runs.is_dir() else []
-        if not found:
-            raise InputError(f"{runs} holds no searches yet; `archsearch run SPACE` makes one")
-        raise InputError(unknown(f"search in {runs}", name, found))
-    return studies.read(runs / name)
+    try:
+        with file_faults(runs / name):
+            if is_name(name) and studies.exists(runs / name):
+                return studies.read(runs / name)
+            if runs.exists() and not runs.is_dir():
+                raise InputError(f"{runs} is a file; searches are in a folder")
+            neighbours = sorted(runs.iterdir()) if runs.exists() else []
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # Optuna's replay of a damaged journal
+        raise InputError(f"{runs / name} holds a damaged search: {error!r}") from None
+    found = [path.name for path in neighbours if _readable(path)]
+    if not found:
+        raise InputError(f"{runs} holds no searches yet; `archsearch run SPACE` makes one")
+    raise InputError(unknown(f"search in {runs}", name, found))
+
+
+def _readable(directory: Path) -> bool:
+    """Whether there is a search; a damaged one is none."""
+    try:
+        return studies.exists(directory)
+    except (InputError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def front_as_dict(study: Study) -> dict[str, Any]:
@@ -143,14 +164,14 @@ def write(study: Study, record: TrialRecord, folder: Path) -> None:
     """Write the model of a complete trial whose weights are kept as a model folder (see `search.model`).
 
     Raises:
-        InputError: the search trains no models, the weights are gone, or the folder holds something else.
+        InputError: the search trains no models, the weights are gone or damaged, or the folder holds something else.
     """
     inputs, weights = Inputs.read(study.directory), study.checkpoint(record.number)
     module = build(record.architecture, len(inputs.classes), inputs.preprocessing.in_chans)
-    try:
-        load_weights(module, weights)
-    except OSError as error:
-        raise InputError(f"the weights of trial {record.number} are not in {weights}: {error}") from None
+    with file_faults(weights):
+        if not (weights / WEIGHTS).is_file():
+            raise InputError(f"the weights of trial {record.number} are not in {weights}: no {WEIGHTS} there")
+    read_weights(module, weights / WEIGHTS)
     model = Model(
         module=module, architecture=record.architecture, classes=inputs.classes, preprocessing=inputs.preprocessing
     )

@@ -6,7 +6,9 @@
 The only file that names concrete classes.
 """
 
+import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from search import results, studies
@@ -24,10 +27,10 @@ from search.data import Dataset, load_data
 from search.evaluator import Evaluator, Tester
 from search.executor import execute, test_front
 from search.gate import limits
+from search.keeper import Keeper
 from search.live import Display
-from search.record import Front, State, TrialRecord
+from search.record import Front, State
 from search.study import Study
-from search.tracker import Status, Tracker
 from search.tracking import MlflowTracker
 from search.trial import TimmEvaluator
 from search.work import Idle
@@ -36,7 +39,7 @@ from spaces.errors import unknown
 from spaces.schema import NAMES, is_name, locate
 
 ACCURACY = "accuracy"
-MODELS = "models"
+RESERVED = ("mlflow.db", "mlartifacts")
 
 
 class Ending(StrEnum):
@@ -96,20 +99,19 @@ def run(
     if evaluator is None:
         dataset = _dataset(file, space)
         evaluator = TimmEvaluator(file, dataset)
-    resources = Resources(cpus=cpus_per_trial, gpus=gpus_per_trial)
+    reference_point = _reference_point(searched, evaluator, dataset, space)
+    resources = _resources(cpus_per_trial, gpus_per_trial)
     _announce(console, directory, searched)
     with cluster(address):
         Share.of(resources)  # refuses what no node has, before anything is written
-        with _study(directory, searched, evaluator, dataset, resume=resume) as study:
-            if dataset is not None:
-                results.Inputs(classes=dataset.classes, preprocessing=dataset.preprocessing).write(directory)
+        with _study(directory, file, evaluator, dataset, reference_point, resume=resume) as study:
             tracker = MlflowTracker.local(Path(runs))
             text = (
                 json.dumps(file.to_dict(), indent=2) if isinstance(space, Mapping) else Path(space).read_text("utf-8")
             )
             settings = {"seed": file.search.seed, "trials": file.search.trials, "cluster": address or "local"}
             tracker.start(space=file.name, search=directory.name, key=study.key, text=text, params=settings)
-            keeper = _Keeper(study, tracker)
+            keeper = Keeper(study, tracker)
             with Display(console, study) as display:
                 study.observers += [keeper, display]
                 over = execute(study, evaluator, address=address, resources=resources)
@@ -153,7 +155,7 @@ def _file(space: str | Path | Mapping[str, Any], trials: int | None) -> SpaceFil
     file = load(space)
     if trials is None:
         return file
-    if trials < 1:
+    if not isinstance(trials, int) or trials < 1:
         raise InputError(f"--trials {trials}: at least one training must be started")
     return file.model_copy(update={"search": file.search.model_copy(update={"trials": trials})})
 
@@ -169,6 +171,14 @@ def _directory(runs: Path, name: str, resume: bool) -> Path:
     """The search's own folder; a taken name without `resume` gets the next free number."""
     if not is_name(name):
         raise InputError(f"--name {name!r} cannot name a folder; allowed are {NAMES}")
+    if name.lower().startswith(RESERVED):
+        raise InputError(f"--name {name!r} is taken: what begins so in {runs} is MLflow's")
+    if set(str(runs)) & set("%?#"):
+        raise InputError(f"--runs {runs}: the characters %, ? and # cannot be part of a database's address")
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--runs {runs} cannot be written: {error.strerror}") from None
     directory, number = runs / name, 1
     while not resume and directory.exists():
         number += 1
@@ -192,31 +202,70 @@ def _dataset(file: SpaceFile, given: str | Path | Mapping[str, Any]) -> Dataset:
 
 @contextmanager
 def _study(
-    directory: Path, space: SearchSpace, evaluator: Evaluator, dataset: Dataset | None, *, resume: bool
+    directory: Path,
+    file: SpaceFile,
+    evaluator: Evaluator,
+    dataset: Dataset | None,
+    reference_point: Mapping[str, float],
+    *,
+    resume: bool,
 ) -> Iterator[Study]:
+    """A study with the lease on it; a new one that cannot even start leaves nothing behind."""
+    data = _identity(dataset) if dataset else {}
     if resume:
-        study = studies.resume(directory, space.file, evaluator)
+        study = studies.resume(directory, file, evaluator, data=data)
     else:
-        reference_point = _reference_point(space, evaluator, dataset)
-        study = studies.begin(directory, space.file, evaluator, reference_point=reference_point)
+        study = studies.begin(directory, file, evaluator, reference_point=reference_point, data=data)
     try:
+        if dataset is not None:
+            results.Inputs(classes=dataset.classes, preprocessing=dataset.preprocessing).write(directory)
         yield study
+    except InputError:
+        if not resume and not study.records():
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
     finally:
         study.close()
 
 
-def _reference_point(space: SearchSpace, evaluator: Evaluator, dataset: Dataset | None) -> dict[str, float]:
+def _identity(dataset: Dataset) -> dict[str, str]:
+    """What must not change between a search and its resumption, in words."""
+    pixels = hashlib.sha256(np.ascontiguousarray(dataset.images).data)
+    split = hashlib.sha256(b"".join(part.tobytes() for part in (dataset.train, dataset.val, dataset.test)))
+    return {
+        "classes": ", ".join(dataset.classes),
+        "number of images": str(len(dataset.labels)),
+        "hash of the images": pixels.hexdigest()[:12],
+        "hash of the labels": hashlib.sha256(dataset.labels.tobytes()).hexdigest()[:12],
+        "hash of the splits": split.hexdigest()[:12],
+        "preprocessing": json.dumps(dataset.preprocessing.to_dict()),
+    }
+
+
+def _reference_point(
+    space: SearchSpace, evaluator: Evaluator, dataset: Dataset | None, given: str | Path | Mapping[str, Any]
+) -> dict[str, float]:
     """Where the hypervolume begins: as given, else what needs no search to reach.
 
     That is the accuracy of always naming the largest class and, of a cost, its max constraint, else that of
     the dearest feasible unmodified backbone.
+
+    Raises:
+        InputError: a backbone cannot take the images, or a value is needed that only the user knows.
     """
     file = space.file
+    if dataset is None:
+        if file.search.reference_point is None:
+            raise InputError(
+                "search.reference_point is needed with an evaluator of your own: a value for each objective"
+            )
+        return dict(file.search.reference_point)
+    try:
+        plain = [evaluator.costs(architecture) for architecture in space.backbones()]
+    except SpaceError as error:
+        raise locate(SpaceError(error.reason, key="backbones"), given) from None
     if file.search.reference_point is not None:
         return dict(file.search.reference_point)
-    if dataset is None:
-        raise InputError("search.reference_point is needed with an evaluator of your own: a value for each objective")
-    plain = [evaluator.costs(architecture) for architecture in space.backbones()]
     feasible = [costs for costs in plain if all(limit.excess(costs) <= 0 for limit in limits(file.constraints))]
     point = {}
     for name in file.objectives:
@@ -230,49 +279,8 @@ def _reference_point(space: SearchSpace, evaluator: Evaluator, dataset: Dataset 
     return point
 
 
-class _Keeper:
-    """Observes a study for those who come later: MLflow, and the weights that may still be wanted."""
-
-    def __init__(self, study: Study, tracker: Tracker):
-        self._study, self._tracker = study, tracker
-        self._front: tuple[TrialRecord, ...] = study.front.members
-        tracker.reconcile(study.records())
-        for record in study.records():  # what a driver that died had no time for
-            if record.state.counts:
-                self._drop({record.number})
-
-    def started(self, record: TrialRecord) -> None:
-        self._log(record)
-
-    def measured(self, record: TrialRecord) -> None:
-        if record.history[-1].values:  # between rungs MLflow can wait
-            self._log(record)
-
-    def ended(self, record: TrialRecord) -> None:
-        self._log(record)
-        if record.state.counts:
-            self._drop({record.number, *(member.number for member in self._front)})
-            self._front = self._study.front.members
-            self._tracker.front(self._study.records(), self._study.front)
-
-    def _drop(self, numbers: set[int]) -> None:
-        """Weights of ended trials that are not on the front cannot come back to it."""
-        for number in numbers - {member.number for member in self._study.front.members}:
-            shutil.rmtree(self._study.checkpoint(number), ignore_errors=True)
-
-    def _log(self, record: TrialRecord) -> None:
-        run_id = self._tracker.log(record)
-        if run_id is not None and run_id != record.mlflow_run_id:
-            self._study.annotate(record.number, mlflow_run_id=run_id)
-
-    def keep_models(self) -> None:
-        """Writes the models of the front down and gives them to MLflow."""
-        for record in self._study.front.members:
-            folder = self._study.directory / MODELS / record.architecture.id
-            results.write(self._study, record, folder)
-            self._log(record)
-            self._tracker.log_model(record, folder)
-
-    def close(self, status: Status) -> None:
-        self._tracker.front(self._study.records(), self._study.front)
-        self._tracker.finish(status)
+def _resources(cpus: float | None, gpus: float | None) -> Resources:
+    for flag, given, least in (("--cpus-per-trial", cpus, 1), ("--gpus-per-trial", gpus, 0)):
+        if given is not None and not least <= given < math.inf:
+            raise InputError(f"{flag} {given} is not a number from {least}")
+    return Resources(cpus=cpus, gpus=gpus)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -31,7 +32,11 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def exists(directory: Path, *, storage: str | None = None) -> bool:
-    """Whether a search has begun there."""
+    """Whether a search has begun there.
+
+    Raises:
+        InputError: its journal is damaged.
+    """
     if storage is None and not (directory / JOURNAL).exists():
         return False
     try:
@@ -46,6 +51,7 @@ def begin(
     evaluator: Evaluator,
     *,
     reference_point: Mapping[str, float],
+    data: Mapping[str, str] = MappingProxyType({}),
     storage: str | None = None,
 ) -> Study:
     """A new search.
@@ -53,6 +59,7 @@ def begin(
     Args:
         directory: of the search; made where it is missing. Its name is the name of the study.
         reference_point: by objective, in its own direction; kept for good.
+        data: what tells the evaluator's data from others, in words; a search goes on with the same only.
         storage: URL of a database that Optuna knows, instead of the journal in the directory.
 
     Raises:
@@ -71,16 +78,23 @@ def begin(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(file.objectives))  # for optuna-dashboard
-        header = {"space": file.to_dict(), "reference_point": dict(reference_point), "key": uuid.uuid4().hex}
-        study.set_user_attr(HEADER, header)
+        header = {"space": file.to_dict(), "reference_point": dict(reference_point), "data": dict(data)}
+        study.set_user_attr(HEADER, header | {"key": uuid.uuid4().hex})
         return _study(directory, study, file, evaluator, lease)
 
 
-def resume(directory: Path, file: SpaceFile, evaluator: Evaluator, *, storage: str | None = None) -> Study:
+def resume(
+    directory: Path,
+    file: SpaceFile,
+    evaluator: Evaluator,
+    *,
+    data: Mapping[str, str] = MappingProxyType({}),
+    storage: str | None = None,
+) -> Study:
     """A search that was begun, to go on where it stands; the number of trials may differ.
 
     Raises:
-        InputError: there is none, it searches something else, or another driver is at work.
+        InputError: there is none, it searches something else or on other data, or another driver is at work.
     """
     if not exists(directory, storage=storage):
         raise InputError(f"{directory} holds no search that could be resumed; start it without resuming")
@@ -95,6 +109,12 @@ def resume(directory: Path, file: SpaceFile, evaluator: Evaluator, *, storage: s
             raise InputError(
                 f"{directory} searches another space: {'; '.join(changes)}. Undo that, or start a new search"
             )
+        for name, was in study.user_attrs[HEADER]["data"].items():
+            if data.get(name) != was:
+                raise InputError(
+                    f"{directory} was begun on other data: {name} was {was} and is now {data.get(name)}. "
+                    "Undo that, or start a new search"
+                )
         return _study(directory, study, file, evaluator, lease)
 
 
@@ -139,8 +159,12 @@ def _load(directory: Path, storage: str | None) -> optuna.Study:
     """
     Raises:
         KeyError: no such study.
+        InputError: the journal is damaged.
     """
-    return optuna.load_study(study_name=directory.name, storage=_storage(directory, storage))
+    try:
+        return optuna.load_study(study_name=directory.name, storage=_storage(directory, storage))
+    except (ValueError, OSError, AssertionError, TypeError) as error:  # whatever Optuna makes of a strange journal
+        raise InputError(f"{directory / JOURNAL} is damaged and cannot be read: {error}") from error
 
 
 def _storage(directory: Path, url: str | None) -> str | BaseStorage:

@@ -17,12 +17,13 @@ from optuna.trial import FrozenTrial, TrialState
 from search import ledger
 from search.book import Book
 from search.evaluator import Evaluator, Measurement
-from search.gate import Gate, limits
+from search.gate import Gate
 from search.lease import Lease
 from search.ledger import Diary, Rung
 from search.pareto import Objectives
 from search.record import Front, State, TrialRecord
 from search.rungs import Rungs
+from search.samplers import telling
 from search.samplers.dialogue import DRAWN, Dialogue, Proposal
 from search.untried import untried
 from search.work import Assignment, Idle, Observer, reaches
@@ -64,6 +65,7 @@ class Study:
         self._diary = Diary(dialogue.write)
         self._adopted: deque[int] = deque()  # trainings left by a driver that died
         self._cut: FrozenTrial | None = None  # a proposal that a crash cut in half
+        self._drawn = False  # the next proposal is settled
         self._row = 0  # proposals of the sampler in a row that needed no training
         if evaluator is not None:
             self._gate = Gate(evaluator, file.constraints)
@@ -103,9 +105,7 @@ class Study:
     def annotate(self, number: int, **found: Any) -> TrialRecord:
         """Keeps what is found out about a trial, even after its end: `test_accuracy`, `mlflow_run_id`."""
         record = replace(self._book[number], **found)
-        self._dialogue.write_note(
-            f"trial/{number}", {"test_accuracy": record.test_accuracy, "mlflow_run_id": record.mlflow_run_id}
-        )
+        self._dialogue.annotate(number, found)
         self._book.put(record)
         return record
 
@@ -121,12 +121,12 @@ class Study:
             return self._assignment(self._adopted.popleft())
         deadline = time.monotonic() + patience_s
         while self._book.started < self.file.search.trials:
-            if self._row >= FREE_IN_A_ROW and self._cut is None:
+            if self._row >= FREE_IN_A_ROW and self._cut is None and not self._drawn:
                 idle = self._draw(deadline)
                 if idle is not None:
                     return idle
             proposal = self._dialogue.ask(self._space, self._cut)
-            self._cut = None
+            self._cut, self._drawn = None, False
             if self._judge(proposal).state is State.RUNNING:
                 return self._assignment(proposal.number)
             if time.monotonic() > deadline:
@@ -257,30 +257,16 @@ class Study:
         self._tell(record)
 
     def _tell(self, record: TrialRecord) -> None:
-        """Tells the sampler how a trial ended; what it may learn is what is known, and the worst of the rest."""
+        for observer in self.observers:
+            observer.ended(record)
         same = record if record.duplicate_of is None else self._book[record.duplicate_of]
-        measured = {name: value for m in same.history for name, value in m.values.items() if math.isfinite(value)}
-        known = {**self.reference_point, **measured, **record.costs, **same.values}
+        known = telling.learnable(same, self.reference_point)
         self._dialogue.tell(
             record.number,
             record.state,
             values=[known[name] for name in self.objectives.names],
-            violations=self._violations(record),
+            violations=telling.violations(record, self.file.constraints, full=self._rungs.last),
         )
-        for observer in self.observers:
-            observer.ended(record)
-
-    def _violations(self, record: TrialRecord) -> dict[str, float]:
-        """Each hard constraint, and as one more what is missing of a full training; above 0 is violated."""
-        found = {
-            f"{limit.name} {limit.side}": limit.excess(record.costs) if record.costs else 0.0
-            for limit in limits(self.file.constraints)
-        }
-        if record.state is State.COMPLETE or any(violation > 0 for violation in found.values()):
-            missing = 0.0
-        else:
-            missing = 1.0 - (record.fidelity / self._rungs.last if record.state is State.STOPPED else 0.0)
-        return {**found, "training": missing}
 
     # After a crash
 
@@ -288,12 +274,11 @@ class Study:
         """Reads every trial; with `writing` also ends, adopts or keeps for later what was cut short."""
         for frozen in self._dialogue.trials():
             if frozen.state is TrialState.WAITING:
-                continue
+                self._drawn = True
             if ledger.PROPOSAL not in frozen.user_attrs:
-                self._cut = frozen
+                self._cut = frozen if frozen.state is TrialState.RUNNING else None
                 continue
-            notes = self._dialogue.notes.get(f"trial/{frozen.number}", {})
-            record = ledger.read(frozen.number, frozen.user_attrs, notes)
+            record = ledger.read(frozen.number, self._dialogue.annotated(frozen))
             if record.state is State.RUNNING and frozen.state.is_finished():
                 record = replace(record, state=State.FAILED, reason="ended by another program")
             self._remember(record, drawn=DRAWN in frozen.user_attrs)

@@ -36,6 +36,8 @@ class Architecture:
     choices: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.backbone, str | None):
+            raise SpaceError(f"{self.backbone!r} is not a name", key="backbone")
         for name in ("kwargs", "choices"):
             value = getattr(self, name)
             try:
@@ -74,15 +76,13 @@ class Architecture:
         for key in given:
             if key not in ("backbone", "kwargs", "choices"):
                 raise SpaceError(unknown("key of an architecture", key, ("backbone", "kwargs", "choices")))
-        if not isinstance(given.get("backbone"), str | None):
-            raise SpaceError(f"{given['backbone']!r} is not a name", key="backbone")
         return cls(**given)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         try:
             return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise SpaceError(f"not JSON: {error}") from None
 
     @cached_property

@@ -29,6 +29,9 @@ def build(architecture: Architecture, num_classes: int, in_chans: int = 3) -> nn
     Raises:
         SpaceError: the architecture cannot be built; the message says why.
     """
+    for name, number in (("num_classes", num_classes), ("in_chans", in_chans)):
+        if not isinstance(number, int) or number < 1:
+            raise SpaceError(f"{number!r} is not a whole number from 1", key=name)
     if architecture.backbone is None:
         raise SpaceError("an architecture of plain choices has no network; evaluate it with an Evaluator of your own")
     check(architecture.canonical)

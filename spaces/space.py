@@ -22,6 +22,7 @@ from spaces.schema import Backbone, Dimension, SpaceFile
 from spaces.techniques import TECHNIQUES, Choice, NotApplicable, Technique
 
 Label = bool | int | float | str
+MOST_COMBINATIONS = 1_000  # of a backbone's arguments: each is built once on the meta device, in a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class SearchSpace:
         self._refused: dict[tuple[str, str], str] = {}
         self._backbones = dict(_labelled(file.backbones))
         for index, (label, entry) in enumerate(self._backbones.items()):
+            count = math.prod(len(value) for value in entry.kwargs.values() if isinstance(value, list | tuple))
+            if count > MOST_COMBINATIONS:
+                reason = f"{count:,} combinations of arguments; at most {MOST_COMBINATIONS:,} can be looked at"
+                raise SpaceError(reason, key=f"backbones[{index}].kwargs")
             for kwargs in _combinations(entry):
                 try:
                     self._ask(label, kwargs)

@@ -13,7 +13,7 @@ import numpy as np
 
 from search.data.augment import TRANSFORMS
 from search.data.batches import Batches
-from search.data.dataset import Dataset, Pictures, Source, decode
+from search.data.dataset import Dataset, Pictures, Source, check_classes, decode
 from search.data.digits import open_digits
 from search.data.folder import open_folder
 from search.data.npz import open_npz
@@ -38,9 +38,11 @@ def load_data(data: Data) -> Dataset:
     """Find, split and decode the images of a space file.
 
     Raises:
-        InputError: no such data, a broken file, a class with too few images, or more than memory holds.
+        InputError: no such data, a broken file, fewer than two classes, one with too few images, or more than
+            memory holds.
     """
     pictures = SOURCES[data.source](data)
+    check_classes(pictures.classes, f"data.path {data.path}" if data.path else f"data.source {data.source}")
     splits = split(
         pictures.labels,
         pictures.classes,

@@ -5,9 +5,12 @@ nothing of models, training or the search.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -111,6 +114,28 @@ def decode(pictures: Pictures, preprocessing: Preprocessing) -> np.ndarray:
         for _ in pool.map(fill, chunks):
             pass
     return squares
+
+
+def check_classes(names: Sequence[str], where: str) -> None:
+    """One rule for every data set and every model folder.
+
+    Raises:
+        InputError: fewer than two names, or a name twice.
+    """
+    if len(names) < 2:
+        raise InputError(f"{where}: has {len(names)} classes {list(names)}; two or more are needed")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{where}: names the class {name!r} {count} times; each name must be there once")
+
+
+@contextmanager
+def file_faults(path: Path) -> Iterator[None]:
+    """What the file system refuses, as an InputError that says where: no permission, too long a name, a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: {error.strerror or error}") from None
 
 
 def refuse_too_big(size_bytes: int, what: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from search.data.dataset import Pictures
+from search.data.dataset import Pictures, file_faults
 from spaces.errors import InputError, unknown
 from spaces.schema import Data
 
@@ -23,20 +23,11 @@ _MOST_PIXELS = 89_478_485  # Pillow's own MAX_IMAGE_PIXELS: a quarter GiB of RGB
 
 def open_folder(data: Data) -> Pictures:
     root = Path(data.path or "").expanduser()
-    if not root.is_dir():
-        raise InputError(f"data.path {root} is not a folder; source folder reads a folder with one sub-folder a class")
-    splits = _splits(root)
-    classes = _classes(splits["train"])
-    files: list[Path] = []
-    labels: list[int] = []
-    given: dict[str, np.ndarray] = {}
-    for name, folder in splits.items():
-        start = len(files)
-        for label, found in _pictures(folder, classes):
-            files += found
-            labels += [label] * len(found)
-        if name != "train":
-            given[name] = np.arange(start, len(files))
+    with file_faults(root):
+        classes, found = _find(root)
+    files = [file for split in found.values() for file, _ in split]
+    labels = [label for split in found.values() for _, label in split]
+    ends = dict(zip(found, np.cumsum([len(split) for split in found.values()]), strict=True))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         headers = list(pool.map(_header, files))
 
@@ -49,8 +40,23 @@ def open_folder(data: Data) -> Pictures:
         classes=tuple(classes),
         shorter_side=int(np.median([side for side, _ in headers])),
         in_chans=1 if all(grey for _, grey in headers) else 3,
-        given=given,
+        given={name: np.arange(end - len(found[name]), end) for name, end in ends.items() if name != "train"},
     )
+
+
+def _find(root: Path) -> tuple[list[str], dict[str, list[tuple[Path, int]]]]:
+    """The classes, and the pictures of each split with their labels."""
+    if not root.is_dir():
+        raise InputError(f"data.path {root} is not a folder; source folder reads a folder with one sub-folder a class")
+    splits = _splits(root)
+    classes = _classes(splits["train"])
+    found = {name: list(_pictures(folder, classes)) for name, folder in splits.items()}
+    if empty := [name for name in splits if not found[name]]:
+        raise InputError(
+            f"{splits[empty[0]]}: has no picture in a class folder ({', '.join(classes)}); fill it, or remove it and"
+            f" {empty[0]} pictures are drawn from train/"
+        )
+    return classes, found
 
 
 def _folders(root: Path) -> list[Path]:
@@ -79,15 +85,15 @@ def _classes(folder: Path) -> list[str]:
     return classes
 
 
-def _pictures(folder: Path, classes: list[str]) -> Iterator[tuple[int, list[Path]]]:
-    """The label and the sorted pictures of each class folder, at any depth."""
+def _pictures(folder: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
+    """The pictures of each class folder, at any depth and sorted, with their label."""
     for path in _folders(folder):
         if path.name not in classes:
             raise InputError(f"{folder}: {unknown('class', path.name, classes)}")
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS and file.is_file())
         if not found:
             raise InputError(f"{path}: no picture in this class folder (looked for {', '.join(IMG_EXTENSIONS)})")
-        yield classes.index(path.name), found
+        yield from ((file, classes.index(path.name)) for file in found)
 
 
 def _open(path: Path) -> Image.Image:
@@ -95,7 +101,7 @@ def _open(path: Path) -> Image.Image:
         image = Image.open(path, formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # a broken header may fail anywhere in Pillow's plugins
         raise InputError(f"{path}: not a picture that can be read ({error})") from None
     if image.width * image.height > _MOST_PIXELS:
         raise InputError(f"{path}: {image.width}x{image.height} pixels; at most {_MOST_PIXELS} are allowed")

@@ -6,16 +6,16 @@ can run code: arrays of objects are refused.
 """
 
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from search.data.dataset import Pictures, refuse_too_big
+from search.data.dataset import Pictures, file_faults, refuse_too_big
 from search.data.preprocessing import as_image
-from spaces.errors import InputError
+from spaces.errors import InputError, unknown
 from spaces.schema import Data
 
 _KEYS = {
@@ -42,6 +42,9 @@ def open_npz(data: Data) -> Pictures:
     if len({array.shape[1:] for array in images.values()}) > 1:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in images.items())
         raise InputError(f"{path}: the images of all splits must have one shape, not {shapes}")
+    if len({part[1].dtype.kind == "U" for part in parts.values()}) > 1:
+        kinds = ", ".join(f"{name} {part[1].dtype}" for name, part in parts.items())
+        raise InputError(f"{path}: the labels of all splits must be whole numbers or all be names, not {kinds}")
     labels, classes = _classes(path, np.concatenate([part[1] for part in parts.values()]), arrays.get("classes"))
     ends = np.cumsum([len(array) for array in images.values()])
     owners = [(array, int(end) - len(array)) for array, end in zip(images.values(), ends, strict=True)]
@@ -66,15 +69,28 @@ def open_npz(data: Data) -> Pictures:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise InputError(f"data.path {path} is not a file; source npz reads a NumPy .npz file")
+    with file_faults(path):
+        if not path.is_file():
+            raise InputError(f"data.path {path} is not a file; source npz reads a NumPy .npz file")
+        with path.open("rb") as file:
+            arrays = _load(path, file)
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no .npy file
+            raise InputError(f"{path}: not a NumPy .npz file of plain arrays ({name} is no array)")
+    return arrays
+
+
+def _load(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             refuse_too_big(sum(member.file_size for member in archive.infolist()), f"the arrays of {path}")
-        with np.load(path, allow_pickle=False) as archive:
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a NumPy .npz file of plain arrays ({error})") from None
+    except InputError:
+        raise
+    except Exception as error:  # a broken or encrypted archive may fail anywhere in zipfile and NumPy
+        raise InputError(f"{path}: not a NumPy .npz file of plain arrays ({error or type(error).__name__})") from None
 
 
 def _part(path: Path, arrays: Mapping[str, np.ndarray], *pair: str) -> tuple[np.ndarray, np.ndarray]:
@@ -98,13 +114,21 @@ def _part(path: Path, arrays: Mapping[str, np.ndarray], *pair: str) -> tuple[np.
 
 
 def _classes(path: Path, labels: np.ndarray, names: np.ndarray | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as int64 indices, and the name of each; without names, the sorted distinct labels are the names."""
+    """Labels as int64 indices, and the name of each; without names, the sorted distinct labels are the names.
+
+    With names, a label is a name's place, or the name itself.
+    """
     if names is None:
         distinct, indices = np.unique(labels, return_inverse=True)
         return indices.astype(np.int64), tuple(map(str, distinct))
     if names.ndim != 1 or names.dtype.kind not in "iuU":
         raise InputError(f"{path}: classes is {names.dtype} {list(names.shape)}; names [K] are needed")
-    if labels.dtype.kind == "U" or labels.min() < 0 or labels.max() >= len(names):
+    if labels.dtype.kind == "U":
+        places = {str(name): place for place, name in enumerate(names)}
+        if strange := sorted(set(labels.tolist()) - set(places)):
+            raise InputError(f"{path}: {unknown('label', strange[0], places)}; classes must name all labels")
+        return np.array([places[label] for label in labels.tolist()], np.int64), tuple(map(str, names))
+    if labels.min() < 0 or labels.max() >= len(names):
         raise InputError(
             f"{path}: labels run from {labels.min()} to {labels.max()}; with {len(names)} classes named,"
             f" 0 to {len(names) - 1} are allowed"

@@ -5,6 +5,7 @@ kept after the first step, and a picked model is used through `__call__`, which 
 data sets, models or training.
 """
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -55,7 +56,10 @@ class Preprocessing:
         if self.interpolation not in INTERPOLATIONS:
             raise InputError(unknown("interpolation", self.interpolation, INTERPOLATIONS))
         for name in ("mean", "std"):
-            values = tuple(map(float, getattr(self, name)))
+            try:
+                values = tuple(map(float, getattr(self, name)))
+            except OverflowError:  # a whole number of more than 308 digits
+                raise InputError(f"{name} {reprlib.repr(getattr(self, name))} is too large") from None
             if len(values) != self.in_chans or not np.isfinite(values).all():
                 raise InputError(f"{name} {list(values)} must be one number a channel; there are {self.in_chans}")
             object.__setattr__(self, name, values)
@@ -70,7 +74,7 @@ class Preprocessing:
         """The inverse of `to_dict`.
 
         Raises:
-            InputError: a missing or unknown key, or a value out of range.
+            InputError: a missing or unknown key, or a value of another type or out of range.
         """
         names = [field.name for field in fields(cls)]
         for key in given:
@@ -78,6 +82,8 @@ class Preprocessing:
                 raise InputError(unknown("key of a preprocessing", key, names))
         if missing := [name for name in names if name not in given]:
             raise InputError(f"a preprocessing needs {', '.join(missing)}")
+        for name, value in given.items():
+            _check_type(name, value)
         return cls(**given)
 
     def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
@@ -90,14 +96,18 @@ class Preprocessing:
         """uint8 `[resize_size, resize_size, in_chans]`: upright, converted, centre square, resized.
 
         Raises:
-            InputError: more than 8 bits a channel; converting would silently clip.
+            InputError: a broken image, or more than 8 bits a channel; converting would silently clip.
         """
+        name = getattr(image, "filename", "") or "the image"
         if image.mode[0] in "IF":  # Pillow's 16 and 32 bit modes: I, I;16, F
-            name = getattr(image, "filename", "") or "the image"
             raise InputError(f"{name}: mode {image.mode} is not 8 bits a channel; convert it to RGB or L")
-        image = ImageOps.exif_transpose(image).convert("L" if self.in_chans == 1 else "RGB")
         size = (self.resize_size, self.resize_size)
-        square = ImageOps.fit(image, size, INTERPOLATIONS[self.interpolation])
+        try:
+            image.load()
+            upright = _upright(image).convert("L" if self.in_chans == 1 else "RGB")
+            square = ImageOps.fit(upright, size, INTERPOLATIONS[self.interpolation])
+        except Exception as error:  # a broken file may fail anywhere in Pillow's decoders
+            raise InputError(f"{name}: a broken picture ({error or type(error).__name__})") from None
         return np.array(square).reshape(*size, self.in_chans)
 
     def crop(self, images: Tensor) -> Tensor:
@@ -111,12 +121,32 @@ class Preprocessing:
         return images.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)
 
 
+def _check_type(name: str, value: object) -> None:
+    if name in ("mean", "std"):
+        numbers = isinstance(value, list | tuple) and all(type(n) is float or type(n) is int for n in value)
+        right, wanted = numbers, "a list of numbers"
+    elif name == "interpolation":
+        right, wanted = isinstance(value, str), "a name"
+    else:
+        right, wanted = type(value) is int, "a whole number"
+    if not right:
+        raise InputError(f"{name} {reprlib.repr(value)} must be {wanted}")
+
+
 @cache
 def _statistics(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and deviation on `device`, `[C, 1, 1]` each; copied there once: each copy waits for a GPU."""
     with torch.inference_mode(False):  # first asked for in validation, but kept for training
         mean, std = torch.tensor([preprocessing.mean, preprocessing.std], device=device)
         return mean[:, None, None], std[:, None, None]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says; as it is where the EXIF block cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF may fail anywhere in Pillow's parser, and says nothing of the pixels
+        return image
 
 
 def as_image(array: np.ndarray) -> Image.Image:

@@ -7,8 +7,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
 
 from search.record import State
 from search.samplers.seeded import Seeded
@@ -44,9 +46,16 @@ def _gp(seed: int, _: int) -> BaseSampler:
         return GPSampler(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
 
 
+class _Nsga2(NSGAIISampler):
+    """Breeds from parents in the order of their numbers, also where a generation has only now been chosen."""
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
+
+
 def _nsga2(seed: int, trials: int) -> BaseSampler:
     """At least five generations in the budget, of 8 to 50 (Optuna's default) each."""
-    return NSGAIISampler(seed=seed, population_size=min(50, max(8, trials // 5)))
+    return _Nsga2(seed=seed, population_size=min(50, max(8, trials // 5)))
 
 
 def _random(seed: int, _: int) -> BaseSampler:

@@ -17,6 +17,7 @@ from search.untried import Answers
 from spaces import Architecture, Parameter, SearchSpace
 from spaces.space import Label
 
+NOTE = "trial "  # what was found out of a trial after its end, by its number; an attribute of the study
 DRAWN = "drawn"  # attribute of a trial that was enqueued, not proposed by the sampler
 
 
@@ -55,7 +56,9 @@ class Dialogue:
         self.study.sampler, own = make(sampler, seed=seed, trials=trials)
         self._table = own if table is None else table
         self._open: dict[int, optuna.Trial] = {}
-        self.notes: dict[str, Any] = study.user_attrs
+        self._notes = {
+            int(key.removeprefix(NOTE)): note for key, note in study.user_attrs.items() if key.startswith(NOTE)
+        }
 
     def trials(self) -> list[FrozenTrial]:
         """All trials in the order of their numbers; not to be changed."""
@@ -85,10 +88,18 @@ class Dialogue:
     def write(self, number: int, attribute: str, value: Any) -> None:
         self._open[number].set_user_attr(attribute, value)
 
-    def write_note(self, key: str, value: Any) -> None:
-        """Keeps something of the study itself, or of a trial that has ended and so is closed to Optuna."""
-        self.study.set_user_attr(key, value)
-        self.notes[key] = value
+    def annotate(self, number: int, found: Mapping[str, Any]) -> None:
+        """Writes more of a trial, ended or not; Optuna closes those that ended, so that stands with the study."""
+        if number in self._open:
+            for attribute, value in found.items():
+                self.write(number, attribute, value)
+        else:
+            self._notes[number] = {**self._notes.get(number, {}), **found}
+            self.study.set_user_attr(f"{NOTE}{number}", self._notes[number])
+
+    def annotated(self, frozen: FrozenTrial) -> dict[str, Any]:
+        """All that is written of a trial."""
+        return {**frozen.user_attrs, **self._notes.get(frozen.number, {})}
 
     def tell(self, number: int, state: State, *, values: Sequence[float], violations: Mapping[str, float]) -> None:
         """Ends a trial.

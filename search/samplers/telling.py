@@ -21,12 +21,15 @@ seeds (GP: 3).
 Where two ways do the same, the plainer word wins. The true state is in our user attribute in any case.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
-from search.record import State
+from search.gate import limits
+from search.record import State, TrialRecord
+from spaces.schema import Bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +75,28 @@ GP: Mapping[State, Telling] = _COMPLETE | {
     State.INFEASIBLE: _VIOLATING,
     State.DUPLICATE: _VIOLATING,
 }
+
+
+def learnable(record: TrialRecord, reference_point: Mapping[str, float]) -> dict[str, float]:
+    """What a sampler may learn from a trial, by objective: what is known of it, and the worst of the rest."""
+    measured = {name: value for m in record.history for name, value in m.values.items() if math.isfinite(value)}
+    return {**reference_point, **measured, **record.costs, **record.values}
+
+
+def violations(record: TrialRecord, constraints: Mapping[str, Bound], *, full: int) -> dict[str, float]:
+    """By how much each hard constraint is violated, and as one more what is missing of a full training.
+
+    Above 0 is violated. The names and their order are the same for every trial: GP wants them so.
+
+    Args:
+        full: the fidelity of a full training.
+    """
+    found = {
+        f"{limit.name} {limit.side}": limit.excess(record.costs) if record.costs else 0.0
+        for limit in limits(constraints)
+    }
+    if record.state is State.COMPLETE or any(violation > 0 for violation in found.values()):
+        missing = 0.0
+    else:
+        missing = 1.0 - (record.fidelity / full if record.state is State.STOPPED else 0.0)
+    return {**found, "training": missing}

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,10 @@ class TestPreprocessing:
             ({"in_chans": 2}, "in_chans 2 must be 1 (grey) or 3 (RGB)"),
             ({"resize_size": 31}, "image_size 32 must be from 1 to resize_size 31"),
             ({"std": [0.0]}, "std [0.0] must be above 0"),
+            ({"mean": "5"}, "mean '5' must be a list of numbers"),
+            ({"std": [True]}, "std [True] must be a list of numbers"),
+            ({"image_size": 8.5}, "image_size 8.5 must be a whole number"),
+            ({"mean": [10**400]}, "is too large"),
             ({"mean": [float("nan")]}, "mean [nan] must be one number a channel; there are 1"),
         ],
     )
@@ -60,6 +65,12 @@ class TestPreprocessing:
         assert digits.preprocessing(some_images(1, 50, 70, 3)[0]).shape == (1, 1, 32, 32)
         with pytest.raises(InputError, match=r"an array of float64 \[32, 32, 1\] is not an image"):
             digits.preprocessing(image / 255)
+
+    def test_a_broken_picture_is_named(self, digits: Dataset, tmp_path: Path) -> None:
+        Image.fromarray(some_images(1, 50, 70, 3)[0]).save(tmp_path / "a.png")
+        (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:900])
+        with pytest.raises(InputError, match=r"a\.png: a broken picture \("):
+            digits.preprocessing(Image.open(tmp_path / "a.png"))
 
 
 class TestBatches:

@@ -1,6 +1,7 @@
 """Where images come from: arrays, folders, torchvision; and what is said of what is wrong with them."""
 
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +22,20 @@ from tests.search.pictures import (
     some_images,
     some_labels,
 )
+
+
+def npy_header(shape: str) -> bytes:
+    """An array of bytes that promises a shape and has no content."""
+    head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head
+
+
+@pytest.mark.parametrize(
+    "keys", [{"source": "folder"}, {"source": "npz"}, {"source": "torchvision", "name": "Food101"}]
+)
+def test_a_path_that_the_system_refuses(tmp_path: Path, keys: dict[str, str]) -> None:
+    path = tmp_path / ("a" * 300)
+    assert refused(data_of(**keys, path=str(path), image_size=16)) == f"{path}: File name too long"
 
 
 class TestNpz:
@@ -61,6 +76,19 @@ class TestNpz:
                 "labels run from 0 to 1; with 1 classes named, 0 to 0 are allowed",
             ),
             (
+                {"images": some_images(), "labels": np.array(["cat", "dgo"] * 10), "classes": np.array(["cat", "dog"])},
+                "unknown label 'dgo'; did you mean 'dog'? (allowed: cat, dog); classes must name all labels",
+            ),
+            (
+                {
+                    "train_images": some_images(),
+                    "train_labels": some_labels(),
+                    "test_images": some_images(),
+                    "test_labels": np.array(["cat", "dog"] * 10),
+                },
+                "must be whole numbers or all be names, not train int64, test <U3",
+            ),
+            (
                 {"images": some_images(), "labels": np.array([None, "a"] * 10, dtype=object)},
                 "not a NumPy .npz file of plain arrays (Object arrays cannot be loaded when allow_pickle=False)",
             ),
@@ -80,6 +108,58 @@ class TestNpz:
         found = refused(data_of("npz", path=str(path), image_size=12))
         assert found.startswith(f"{path}: ")
         assert message in found
+
+    def test_names_are_found_in_classes(self, tmp_path: Path) -> None:
+        labels = np.array(["dog", "cat"] * 10)
+        path = npz_of(tmp_path / "a.npz", x=some_images(), y=labels, classes=np.array(["dog", "cat"]))
+        dataset = load_data(data_of("npz", path=str(path), image_size=12))
+        assert (dataset.classes, dataset.labels[:2].tolist()) == (("dog", "cat"), [0, 1])
+
+    @pytest.mark.parametrize(
+        ("labels", "classes", "message"),
+        [
+            (np.zeros(20, int), None, "has 1 classes ['0']; two or more are needed"),
+            (some_labels(), np.array(["cat", "cat"]), "names the class 'cat' 2 times; each name must be there once"),
+        ],
+    )
+    def test_classes_are_two_or_more_and_distinct(
+        self, tmp_path: Path, labels: np.ndarray, classes: np.ndarray | None, message: str
+    ) -> None:
+        arrays = {"images": some_images(), "labels": labels} | ({} if classes is None else {"classes": classes})
+        path = npz_of(tmp_path / "a.npz", **arrays)
+        assert refused(data_of("npz", path=str(path), image_size=12)) == f"data.path {path}: {message}"
+
+    @pytest.mark.parametrize(
+        ("member", "message"),
+        [
+            (b"hello", "images is no array"),
+            (npy_header("(1000000000000000,)"), "Unable to allocate 909. TiB"),
+            (npy_header("(99999999999999999999999,)"), "Python int too large"),
+            (npy_header("(3,")[:-20], "EOF"),
+        ],
+    )
+    def test_broken_members_are_refused(self, tmp_path: Path, member: bytes, message: str) -> None:
+        name = "images" if member == b"hello" else "images.npy"
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr(name, member)
+        found = refused(data_of("npz", path=str(tmp_path / "a.npz"), image_size=12))
+        assert found.startswith(f"{tmp_path / 'a.npz'}: not a NumPy .npz file of plain arrays (")
+        assert message in found
+
+    @pytest.mark.parametrize(
+        ("place", "value", "message"),
+        [((6, 8), 1, "is encrypted, password required"), ((8, 10), 97, "compression method is not supported")],
+    )
+    def test_archives_that_cannot_be_unpacked(
+        self, tmp_path: Path, place: tuple[int, int], value: int, message: str
+    ) -> None:
+        """A field of the local and of the central header, changed as other packers set it."""
+        path = npz_of(tmp_path / "a.npz", images=some_images())
+        content = bytearray(path.read_bytes())
+        for start, field in ((0, place[0]), (content.rfind(b"PK\x01\x02"), place[1])):
+            struct.pack_into("<H", content, start + field, value)
+        path.write_bytes(content)
+        assert message in refused(data_of("npz", path=str(path), image_size=12))
 
     def test_other_files_are_refused(self, tmp_path: Path) -> None:
         (tmp_path / "a.npz").write_bytes(b"not a zip")
@@ -126,6 +206,21 @@ class TestFolder:
         dataset = load_data(data_of("folder", path=str(tmp_path), image_size=16))
         first = dataset.images[1]  # after 0.png
         assert first[0].mean() < first[-1].mean()
+
+    @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0"])
+    def test_an_unreadable_orientation_is_ignored(self, tmp_path: Path, exif: bytes) -> None:
+        Image.fromarray(some_images(1, 32, 32, 3)[0]).save(folder_of(tmp_path) / "cat" / "a.png", exif=exif)
+        assert len(load_data(data_of("folder", path=str(tmp_path), image_size=16)).images) == 21
+
+    @pytest.mark.parametrize("name", ["val", "test"])
+    def test_an_empty_split_is_refused(self, tmp_path: Path, name: str) -> None:
+        folder_of(tmp_path / "train")
+        (tmp_path / name).mkdir()
+        message = refused(data_of("folder", path=str(tmp_path), image_size=16))
+        assert message == (
+            f"{tmp_path / name}: has no picture in a class folder (cat, dog); fill it, or remove it and"
+            f" {name} pictures are drawn from train/"
+        )
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
@@ -193,6 +288,40 @@ class TestTorchvision:
         assert f"torchvision cannot read CIFAR10 in data.path {tmp_path}" in message
         assert f"torchvision.datasets.CIFAR10('{tmp_path}', download=True)" in message
         assert list(tmp_path.iterdir()) == []
+
+    def test_broken_files_are_refused(self, tmp_path: Path) -> None:
+        raw = tmp_path / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+            (raw / f"{name}-ubyte").write_bytes(b"garbage")
+        message = refused(data_of("torchvision", name="MNIST", path=str(tmp_path), image_size=32))
+        assert f"torchvision cannot read MNIST in data.path {tmp_path} (" in message
+
+    @pytest.mark.parametrize(
+        ("images", "labels", "message"),
+        [
+            (some_images(20, 8, 8), np.full(20, 11), "labels of MNIST run from 11 to 11; it has 10 classes"),
+            (some_images(20, 8, 8), np.zeros(19), "image 19 of torchvision's MNIST cannot be read (index 19 is out"),
+        ],
+    )
+    def test_contents_that_do_not_fit_are_refused(
+        self, tmp_path: Path, images: np.ndarray, labels: np.ndarray, message: str
+    ) -> None:
+        raw = tmp_path / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for name in ("train", "t10k"):
+            for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+                head = struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape)
+                (raw / f"{name}-{kind}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
+        assert message in refused(data_of("torchvision", name="MNIST", path=str(tmp_path), image_size=32))
+
+    def test_a_split_without_images_is_refused(self, tmp_path: Path) -> None:
+        for name in ("images", "labels"):
+            (tmp_path / "dtd" / "dtd" / name).mkdir(parents=True)
+        for name in ("train", "val", "test"):
+            (tmp_path / "dtd" / "dtd" / "labels" / f"{name}1.txt").touch()
+        message = refused(data_of("torchvision", name="DTD", path=str(tmp_path), image_size=32))
+        assert message == f"data.path {tmp_path}: DTD has no images in its train split"
 
     def test_the_grammar_names_the_same_sets(self) -> None:
         assert set(SETS) == set(get_args(VisionName))

@@ -88,8 +88,12 @@ def epochs_trained(study, record):
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def assert_exact(study, trials):
-    """The states add up; nothing was trained twice, and nothing that was not to be."""
+def assert_exact(study, trials, gaps=False):
+    """The states add up; nothing was trained twice, and nothing that was not to be.
+
+    Args:
+        gaps: a driver was killed: what was measured between rungs in its last second may be unknown.
+    """
     counts = study.counts()
     assert counts[State.COMPLETE] + counts[State.STOPPED] + counts[State.FAILED] == trials
     assert counts[State.RUNNING] == 0
@@ -98,9 +102,11 @@ def assert_exact(study, trials):
     assert max(Counter(r.architecture.id for r in records if r.state.counts).values()) == 1
     for record in records:
         expected = {State.COMPLETE: RUNGS[-1], State.STOPPED: RUNGS[0]}.get(record.state, 0)
+        epochs, rungs = list(range(1, expected + 1)), {rung for rung in RUNGS if rung <= expected}
         if record.state is not State.FAILED:
-            assert [m.fidelity for m in record.history] == list(range(1, expected + 1))
-            assert sorted(set(epochs_trained(study, record))) == list(range(1, expected + 1))
+            known = [m.fidelity for m in record.history]
+            assert known == epochs or (gaps and known == sorted(set(known)) and rungs <= set(known))
+            assert sorted(set(epochs_trained(study, record))) == epochs
 
 
 @pytest.fixture(scope="module")
@@ -259,24 +265,25 @@ def test_a_driver_killed_at_any_moment_loses_and_repeats_nothing(tmp_path):
     options = '{"trials": 16, "epoch_s": 0.05, "sampler": "tpe", "cpus": 1}'
     seed = int(time.time())
     moments = random.Random(seed)
+    finished = {}
     for measured in (moments.randrange(1, 8), moments.randrange(10, 24)):
         driver = Driver(place, options)
         driver.wait_until(measured)
         time.sleep(moments.random() / 4)
         driver.process.kill()
         driver.end()
-        agents = ("ray::Dashboard", "ray::RuntimeEnv")  # Ray's own take minutes to notice
-        assert_gone({key: name for key, name in driver.family.items() if not name.startswith(agents)})
-        before = {r.number: r for r in studies.read(place).records() if r.state is not State.RUNNING}
+        workers = {key: name for key, name in driver.family.items() if name.startswith("ray::ResourceTr")}
+        assert_gone(workers)  # before another driver's workers write to the same checkpoints
+        study = studies.read(place)
+        finished |= {r.number: (r, epochs_trained(study, r)) for r in study.records() if r.state is not State.RUNNING}
     driver = Driver(place, options)
     assert driver.end() == "begun\nbudget\n", f"seed {seed}"
     study = studies.read(place)
-    assert_exact(study, 16)
-    after = {r.number: r for r in study.records()}
-    assert {number: after[number] for number in before} == before, f"seed {seed}"
-    finished_before = [number for number, record in before.items() if record.state.counts]
-    for number in finished_before:
-        assert len(epochs_trained(study, after[number])) == after[number].fidelity
+    assert_exact(study, 16, gaps=True)
+    after = study.records()
+    for number, (record, epochs) in finished.items():
+        assert after[number] == record, f"seed {seed}"
+        assert epochs_trained(study, record) == epochs, f"trial {number} was trained again; seed {seed}"
 
 
 def test_ctrl_c_ends_cleanly_and_the_search_can_be_resumed(tmp_path):

@@ -1,6 +1,7 @@
 """The model folder: it gives back the same model, in a process of its own too, and refuses what it is not."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -15,9 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from search import results, studies
 from search.data.preprocessing import Preprocessing
 from search.model import FILES, MAX_JSON_BYTES, Model, _load_pyfunc, read_model, write_model
+from search.record import State, TrialRecord
+from search.study import Study
 from spaces import Architecture, InputError, SpaceError, build
+from tests.search.plain import REFERENCE, Table, plain_space
 
 CLASSES = ("zero", "one", "two", "three")
 PREPROCESSING = Preprocessing(image_size=32, resize_size=36, in_chans=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
@@ -171,7 +176,10 @@ DAMAGES = {
         rewrite("classes.json", lambda names: names.append("five")),
         r"'fc\.bias' is \[4\], the architecture has \[5\]",
     ),
-    "a class twice": (rewrite("classes.json", lambda names: names.append("one")), r"two classes or more, each"),
+    "a class twice": (
+        rewrite("classes.json", lambda names: names.append("one")),
+        r"classes\.json: names the class 'one' 2 times",
+    ),
     "numbered classes": (rewrite("classes.json", lambda names: [0, 1, 2, 3]), r"must be a list of class names"),
     "weights from a path": (
         rewrite("architecture.json", lambda a: a["kwargs"].update(checkpoint_path="/tmp/x.pth")),
@@ -184,16 +192,36 @@ DAMAGES = {
     "no backbone": (rewrite("architecture.json", lambda a: a.update(backbone=None)), r"has no network"),
     "not an architecture": (rewrite("architecture.json", lambda a: [a]), r"is a mapping, not list"),
     "a foreign key": (rewrite("architecture.json", lambda a: a.update(code="1")), r"unknown key .* 'code'"),
-    "sizes as text": (rewrite("preprocessing.json", lambda p: p.update(image_size="32")), r"preprocessing\.json"),
+    "sizes as text": (
+        rewrite("preprocessing.json", lambda p: p.update(image_size="32")),
+        r"image_size '32' must be a who",
+    ),
     "sizes as fractions": (
         rewrite("preprocessing.json", lambda p: p.update(image_size=32.5)),
-        r"preprocessing\.json",
+        r"preprocessing\.json: image_size 32\.5 must be a whole number",
     ),
     "enormous pictures": (
         rewrite("preprocessing.json", lambda p: p.update(resize_size=10**6)),
-        r"sizes \(32, 1000000, 3\) must be whole numbers up to 4096",
+        r"resize_size 1000000 must be at most 4096",
     ),
-    "no mean": (rewrite("preprocessing.json", lambda p: p.update(mean=None)), r"preprocessing\.json: "),
+    "no mean": (rewrite("preprocessing.json", lambda p: p.update(mean=None)), r"mean None must be a list of numbers"),
+    "mean as text": (
+        rewrite("preprocessing.json", lambda p: p.update(mean="456")),
+        r"preprocessing\.json: mean '456' must be a list of numbers",
+    ),
+    "a mean too large": (
+        rewrite("preprocessing.json", lambda p: p.update(mean=[10**400, 0, 0])),
+        r"preprocessing\.json: mean \[1000+\.\.\.0+, 0, 0\] is too large",
+    ),
+    "interpolation as a list": (
+        rewrite("preprocessing.json", lambda p: p.update(interpolation=["bicubic"])),
+        r"preprocessing\.json: interpolation \['bicubic'\] must be a name",
+    ),
+    "one class": (rewrite("classes.json", lambda names: names[:1]), r"has 1 classes \['zero'\]; two or more are"),
+    "an argument timm does not have": (
+        rewrite("architecture.json", lambda a: a["kwargs"].update(nonsense=3)),
+        r"architecture\.json: .*timm cannot build resnet10t\(nonsense=3\)",
+    ),
     "not a mapping": (rewrite("preprocessing.json", lambda p: [1]), r"preprocessing\.json must be a mapping"),
     "not JSON": (lambda f: (f / "classes.json").write_text("['a']"), r"classes\.json is not JSON"),
     "endless nesting": (lambda f: (f / "classes.json").write_text("[" * 10**6), r"classes\.json is not JSON"),
@@ -246,3 +274,166 @@ def test_the_entry_point_refuses_what_is_no_image(given: np.ndarray, message: st
 def test_the_entry_point_takes_no_params(folder: Path, images: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"the model takes no params, given \['temperature'\]"):
         _load_pyfunc(str(folder)).predict(images, params={"temperature": 2})
+
+
+def unfinished(folder: Path) -> None:
+    (folder / "classes.json").unlink()
+
+
+def with_a_folder(folder: Path) -> None:
+    (folder / "README.md").unlink()
+    (folder / "README.md").mkdir()
+
+
+def with_a_link(folder: Path) -> None:
+    (folder / "README.md").rename(folder.parent / "elsewhere.md")
+    (folder / "README.md").symlink_to(folder.parent / "elsewhere.md")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (unfinished, r"model is neither empty nor a model folder: no classes\.json in it; give another folder"),
+        (with_a_folder, r"model is not a model folder, it holds 'README\.md'; give another folder"),
+        (with_a_link, r"model is not a model folder, it holds 'README\.md'; give another folder"),
+    ],
+)
+def test_what_is_not_ours_is_left_alone(change: Callable[[Path], None], message: str, folder: Path) -> None:
+    change(folder)
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        write_model(folder, model_of(CONVNEXT), {})
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_an_empty_folder_a_cache_and_a_link_are_written_to(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    write_model(tmp_path / "link", model_of(RESNET), {})
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "empty" / "__pycache__").mkdir()
+    write_model(tmp_path / "empty", model_of(RESNET), {})
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link"]
+
+
+def test_the_current_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"is the current folder, which cannot be replaced; give the name"):
+        write_model(Path("."), model_of(RESNET), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_file_system_refuses_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    model = model_of(RESNET)
+    with pytest.raises(InputError, match=r"a{300}: File name too long"):
+        write_model(tmp_path / ("a" * 300), model, {})
+    with pytest.raises(InputError, match=r"file/model: Not a directory"):
+        write_model(tmp_path / "file" / "model", model, {})
+    with pytest.raises(InputError, match=r"a{300}.*: File name too long"):
+        read_model(tmp_path / ("a" * 300))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "usage: predict.py [-h] IMAGE\npredict.py: error: the following arguments are required: IMAGE\n"),
+        (["notes.txt"], "notes.txt: not a picture that can be read (cannot identify image file 'notes.txt')\n"),
+        (["gone.png"], "gone.png: not a picture that can be read ([Errno 2] No such file or directory: 'gone.png')\n"),
+    ],
+)
+def test_the_written_program_says_what_is_wrong(arguments: list[str], said: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    command = [sys.executable, str(folder / "predict.py"), *arguments]
+    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=paths)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def trained(directory: Path, model: Path) -> tuple[Study, TrialRecord]:
+    """A study whose trial 0 has kept the weights of a model folder."""
+    file = plain_space(trials=4)
+    study = studies.begin(directory, file, Table(), reference_point=REFERENCE)
+    study.close()
+    results.Inputs(classes=CLASSES, preprocessing=PREPROCESSING).write(directory)
+    study.checkpoint(0).mkdir(parents=True)
+    shutil.copy(model / "model.safetensors", study.checkpoint(0))
+    return study, TrialRecord(number=0, architecture=RESNET, state=State.COMPLETE, seed=0)
+
+
+class TestResults:
+    """What reading a search's own files says of damage; the JSON and weights rules are the model folder's."""
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("{", r"data\.json is not JSON: "),
+            ("{}", r"data\.json must be a mapping with classes and preprocessing"),
+            ("[]", r"data\.json must be a mapping with classes and preprocessing"),
+            ('{"classes": [1, 2], "preprocessing": {}}', r"data\.json: classes must be a list of class names, not \[1"),
+            ('{"classes": ["a"], "preprocessing": {}}', r"data\.json: classes: has 1 classes \['a'\]; two or more"),
+            (
+                '{"classes": ["a", "b"], "preprocessing": {}}',
+                r"data\.json: preprocessing: a preprocessing needs image_s",
+            ),
+        ],
+    )
+    def test_damaged_inputs(self, content: str, message: str, tmp_path: Path) -> None:
+        (tmp_path / "data.json").write_text(content)
+        with pytest.raises(InputError, match=message):
+            results.Inputs.read(tmp_path)
+
+    def test_inputs_come_back(self, tmp_path: Path) -> None:
+        inputs = results.Inputs(classes=CLASSES, preprocessing=PREPROCESSING)
+        inputs.write(tmp_path)
+        assert results.Inputs.read(tmp_path) == inputs
+
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            (cut, r"model\.safetensors is not a safetensors file"),
+            (
+                lambda f: (f / "model.safetensors").write_bytes(b"garbage"),
+                r"model\.safetensors is not a safetensors file",
+            ),
+            (retensor(lambda t: t.pop("conv1.0.weight")), r"'conv1\.0\.weight' is missing"),
+            (
+                lambda f: (f / "model.safetensors").unlink(),
+                r"the weights of trial 0 are not in .*: no model\.safetensors",
+            ),
+        ],
+    )
+    def test_damaged_weights(self, damage: Callable[[Path], object], message: str, folder: Path) -> None:
+        study, record = trained(folder.parent / "s", folder)
+        damage(study.checkpoint(0))
+        with pytest.raises(InputError, match=message):
+            results.write(study, record, folder.parent / "picked")
+        assert not (folder.parent / "picked").exists()
+
+    def test_whole_weights_are_written(self, folder: Path, images: np.ndarray) -> None:
+        results.write(*trained(folder.parent / "s", folder), folder.parent / "picked")
+        picked = read_model(folder.parent / "picked")
+        assert torch.equal(picked.predict(images[:2]), read_model(folder).predict(images[:2]))
+
+    def test_no_such_search(self, tmp_path: Path) -> None:
+        runs = tmp_path / "runs"
+        with pytest.raises(InputError, match=r"runs holds no searches yet; `archsearch run SPACE` makes one"):
+            results.opened(runs, "tiny")
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match=r"file is a file; searches are in a folder"):
+            results.opened(tmp_path / "file", "tiny")
+        with pytest.raises(InputError, match=r"a{300}/.*: File name too long"):
+            results.opened(tmp_path / ("a" * 300), "tiny")
+
+    def test_a_damaged_neighbour_is_no_hint(self, tmp_path: Path) -> None:
+        studies.begin(tmp_path / "good", plain_space(trials=4), Table(), reference_point=REFERENCE).close()
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "study.journal").write_text("garbage\n" * 3)
+        for name in ("goood", "../good", "a" * 300, "", "."):
+            with pytest.raises(InputError, match=rf"unknown search in .* {name!r}.*\(allowed: good\)"):
+                results.opened(tmp_path, name)
+        with pytest.raises(InputError, match=r"bad"):
+            results.opened(tmp_path, "bad")
+        assert results.opened(tmp_path, "good").directory == tmp_path / "good"

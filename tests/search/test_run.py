@@ -1,6 +1,7 @@
 """The main job end to end: real data, a real Ray Tune search, a real study on disk, a real MLflow store."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from search import results
+from search.cli import main
 from search.data import load_data
 from search.record import State
 from search.tracker import store_of
@@ -214,7 +216,12 @@ def test_no_feasible_architecture_is_code_1(tmp_path: Path) -> None:
         (["run", "tiny.yaml"], {"backbones": ["vit_tiny_patch16_224"]}, "16x16"),
         (["run", "tiny.yaml", "--resume"], {}, "no search"),
         (["run", "tiny.yaml", "--gpus-per-trial", "1"], {}, "GPUs"),
+        (["run", "tiny.yaml", "--gpus-per-trial", "nan"], {}, "--gpus-per-trial nan is not a number from 0"),
+        (["run", "tiny.yaml", "--cpus-per-trial", "0"], {}, "--cpus-per-trial"),
         (["run", "tiny.yaml", "--name", "../x"], {}, "--name"),
+        (["run", "tiny.yaml", "--name", "mlflow.db"], {}, "is MLflow's"),
+        (["run", "tiny.yaml", "--runs", "tiny.yaml"], {}, "--runs tiny.yaml cannot be written"),
+        (["run", "tiny.yaml", "--runs", "50%20x"], {}, "cannot be part of a database's address"),
         (["front", "none"], {}, "no searches"),
         (["pick", "none"], {}, "no searches"),
         (["ui"], {}, "no searches"),
@@ -222,14 +229,55 @@ def test_no_feasible_architecture_is_code_1(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_message_and_code_2(
-    tmp_path: Path, words: list[str], changes: dict[str, Any], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    changes: dict[str, Any],
+    message: str,
 ) -> None:
     space_file(tmp_path, **changes)
-    result = archsearch(tmp_path, *words)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert message in result.stderr.replace("\n", " ")
-    assert "Traceback" not in result.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["archsearch", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
     assert not list(tmp_path.glob("runs/*/study.journal"))
+
+
+def test_a_search_is_resumed_on_the_same_data_only(tmp_path: Path) -> None:
+    images, labels = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8), np.arange(60) % 3
+    np.savez(tmp_path / "mine.npz", images=images, labels=labels)
+    data = {"source": "npz", "path": "mine.npz", "image_size": 16}
+    space_file(tmp_path, data=data, backbones=["resnet10t"], search__trials=1, search__fidelity={"max": 1})
+    assert archsearch(tmp_path, "run", "tiny.yaml").returncode == 0
+    before = (tmp_path / "runs/tiny/data.json").read_text()
+    np.savez(tmp_path / "mine.npz", images=images, labels=(labels + 1) % 3)
+    result = archsearch(tmp_path, "run", "tiny.yaml", "--resume", "--trials", 2)
+    assert result.returncode == 2
+    assert "was begun on other data: hash of the labels was" in result.stderr
+    assert (tmp_path / "runs/tiny/data.json").read_text() == before
+
+
+def test_a_store_that_cannot_be_used_leaves_no_search_behind(tmp_path: Path) -> None:
+    space_file(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/mlflow.db").write_bytes(b"garbage" * 1000)
+    result = archsearch(tmp_path, "run", "tiny.yaml")
+    assert result.returncode == 2
+    assert "MLflow at" in result.stderr
+    assert not (tmp_path / "runs/tiny").exists()
+
+
+def test_a_damaged_study_says_so_and_does_not_hide_its_neighbours(searched: Path, tmp_path: Path) -> None:
+    shutil.copytree(searched / "runs/tiny", tmp_path / "runs/whole")
+    shutil.copytree(searched / "runs/tiny", tmp_path / "runs/broken")
+    (tmp_path / "runs/broken/study.journal").write_bytes(b"\x00garbage\n{}\n")
+    result = archsearch(tmp_path, "front", "broken")
+    assert result.returncode == 2
+    assert "study.journal is damaged" in result.stderr
+    assert archsearch(tmp_path, "front", "none").returncode == 2
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from search.work import Assignment, Idle
 from tests.search.plain import Table, drive, plain_space, summary
 
 ROOT = Path(__file__).resolve().parents[2]
-ASKS = {"tpe": 120, "nsga2": 240, "gp": 30}  # until a sampler has had time to learn
+ASKS = {"tpe": 120, "nsga2": 240, "gp": 24}  # until a sampler has had time to learn
 SEEDS = {"tpe": 3, "nsga2": 2, "gp": 1}
 
 

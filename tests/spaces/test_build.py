@@ -256,6 +256,9 @@ def test_a_meta_build_makes_no_weight() -> None:
             "a space file names no place to read from",
         ),
         (Architecture(choices={"op": "conv"}), "plain choices has no network"),
+        (Architecture(backbone="resnet10t", kwargs={"layers": [3000] * 4}), "more than 20000 modules"),
+        (Architecture(backbone="resnet10t", kwargs={"layers": [10**9] * 4}), "1000000000 is too large"),
+        (Architecture(backbone="resnet10t.none"), "unknown pretrained tag"),
     ],
 )
 def test_what_cannot_be_built_says_why(architecture: Architecture, message: str) -> None:

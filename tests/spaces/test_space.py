@@ -120,6 +120,12 @@ def test_a_backbone_that_cannot_be_built_is_an_error() -> None:
         space(backbones=[{"name": "vit_tiny_patch16_224", "kwargs": {"depth": "two"}}])
 
 
+def test_more_arguments_than_can_be_looked_at_are_an_error() -> None:
+    kwargs = {name: [number / 100 for number in range(40)] for name in ("drop_rate", "drop_path_rate")}
+    with pytest.raises(SpaceError, match=r"backbones\[0\].kwargs: 1,600 combinations of arguments"):
+        space(backbones=[{"name": "resnet10t", "kwargs": kwargs}])
+
+
 def test_a_space_of_plain_choices_needs_no_backbone() -> None:
     plain = SearchSpace(
         load(
