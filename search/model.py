@@ -41,8 +41,8 @@ BATCH = 64  # images that `Model.predict` holds as tensors at once
 
 PREDICT = '''"""Say what is on a picture: python predict.py IMAGE"""
 
-import argparse
 import json
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -51,20 +51,15 @@ from safetensors.torch import load_model
 from search.data.preprocessing import Preprocessing
 from spaces import Architecture, build
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 HERE, NAMES = Path(__file__).parent, ("architecture", "classes", "preprocessing")
-parser = argparse.ArgumentParser(description="Say what is on a picture.")
-parser.add_argument("image", metavar="IMAGE")
-image = parser.parse_args().image
 
 architecture, classes, preprocessing = (json.loads((HERE / f"{name}.json").read_text()) for name in NAMES)
 preprocess = Preprocessing.from_dict(preprocessing)
-try:
-    inputs = preprocess(Image.open(image))
-except Exception as error:  # whatever Pillow raises for what is no picture
-    parser.exit(2, f"{image}: not a picture that can be read ({error})\\n")
 model = build(Architecture.from_dict(architecture), len(classes), preprocess.in_chans).eval()
 load_model(model, HERE / "model.safetensors")
-print(max(zip(model(inputs).softmax(1)[0].tolist(), classes)))
+print(max(zip(model(preprocess(Image.open(sys.argv[1]))).softmax(1)[0].tolist(), classes)))
 '''
 
 

@@ -6,8 +6,11 @@ Adding one is an entry in `SAMPLERS`. Knows Optuna, no trials of ours and no Ray
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
@@ -40,10 +43,24 @@ def _tpe(seed: int, _: int) -> BaseSampler:
         return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=STARTUP)
 
 
+class _Gp(GPSampler):
+    """Thinks on one core: its matrices are too small for more, and the others are training."""
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return super().sample_relative(study, trial, search_space)
+        finally:
+            torch.set_num_threads(threads)
+
+
 def _gp(seed: int, _: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return GPSampler(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
+        return _Gp(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
 
 
 class _Nsga2(NSGAIISampler):

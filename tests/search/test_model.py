@@ -336,20 +336,11 @@ def test_what_the_file_system_refuses_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "usage: predict.py [-h] IMAGE\npredict.py: error: the following arguments are required: IMAGE\n"),
-        (["notes.txt"], "notes.txt: not a picture that can be read (cannot identify image file 'notes.txt')\n"),
-        (["gone.png"], "gone.png: not a picture that can be read ([Errno 2] No such file or directory: 'gone.png')\n"),
-    ],
-)
-def test_the_written_program_says_what_is_wrong(arguments: list[str], said: str, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no picture")
-    command = [sys.executable, str(folder / "predict.py"), *arguments]
+def test_the_written_program_says_how_it_is_used(folder: Path) -> None:
     paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=paths)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+    command = [sys.executable, str(folder / "predict.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=paths)
+    assert (done.returncode, done.stderr) == (1, "Say what is on a picture: python predict.py IMAGE\n")
 
 
 def trained(directory: Path, model: Path) -> tuple[Study, TrialRecord]:
