@@ -5,6 +5,7 @@ canvas directly, so it needs no display and touches no global state.
 """
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
@@ -21,6 +22,7 @@ from search.record import Front, State, TrialRecord
 FRONT, DOMINATED, STOPPED = "#0b5cad", "#7d838c", "#d98324"
 PANELS_A_ROW = 2
 PANEL_INCHES, KEY_INCHES = (5.6, 4.6), 3.2
+KEY_CHARS = 46  # of a line of the key
 KEY_LINES = 27  # lines of the key that fit the height of one panel
 UNITS = {"_ms": "ms", "_bytes": "bytes", "_mj": "mJ", "_s": "s"}
 
@@ -83,9 +85,12 @@ def _panel(axis: Axes, records: Sequence[TrialRecord], front: Front, x: str, y: 
     _scale(axis, front, x, y, [*stopped, *dominated, *best])
     if len(front.objectives.names) == 2 and best:
         _staircase(axis, front, x, y)
+    places: dict[tuple[float, float], list[str]] = {}
     for place, point in enumerate(best, start=1):
-        spot = (point[x], point[y])
-        axis.annotate(str(place), spot, (-3, 5), textcoords="offset points", ha="right", fontsize=9, zorder=5)
+        places.setdefault((point[x], point[y]), []).append(str(place))
+    for spot, numbered in places.items():
+        said = ", ".join(numbered)
+        axis.annotate(said, spot, (-3, 5), textcoords="offset points", ha="right", fontsize=9, zorder=5)
     if not (best or dominated or stopped):
         axis.text(0.5, 0.5, "nothing measured yet", ha="center", transform=axis.transAxes)
     axis.grid(alpha=0.25, linewidth=0.6)
@@ -166,12 +171,14 @@ def _key(axis: Axes, records: Sequence[TrialRecord], front: Front, rows: int) ->
         ("", "black", f"never trained: {', '.join(untrained)}" if untrained else ""),
         ("", "black", ""),
     ]
-    room = (KEY_LINES * rows - len(lines)) // 2
-    for place, record in enumerate(front.members[:room], start=1):
+    for place, record in enumerate(front.members, start=1):
         values = ", ".join(f"{name} {shown(record.values[name])}" for name in front.objectives.names)
-        lines += [(str(place), FRONT, record.architecture.label), ("", DOMINATED, values)]
-    if len(front.members) > room:
-        lines.append(("", "black", f"and {len(front.members) - room} more"))
+        name, *rest = textwrap.wrap(record.architecture.label, KEY_CHARS) or [""]
+        entry = [(str(place), FRONT, name), *(("", "black", line) for line in rest), ("", DOMINATED, values)]
+        if len(lines) + len(entry) >= KEY_LINES * rows:
+            lines.append(("", "black", f"and {len(front.members) - place + 1} more"))
+            break
+        lines += entry
     style: dict[str, Any] = {"va": "top", "transform": axis.transAxes, "parse_math": False}
     for place, (mark, colour, text) in enumerate(lines):
         height = 1 - place / (KEY_LINES * rows)
