@@ -26,9 +26,7 @@ CHOICES = [
 SCALED = {"rezero": 0.0, "layerscale": 0.1}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(backbone: str, kwargs: dict[str, object], choices: dict[str, object], seed: int = 0) -> nn.Module:
