@@ -1,4 +1,4 @@
-"""The command line: `archsearch run`, `front`, `pick`, `ui`. Turns words into calls and results into words.
+"""The command line: `archsearch run`, `front`, `pick`, `backbones`, `ui`. Turns words into calls, results into words.
 
 Exit codes: 0 done; 1 no feasible complete trial; 2 bad input; 130 Ctrl-C.
 """
@@ -14,11 +14,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from search import results
+from search import findings, results
 from search import run as searches
 from search.live import front_table
 from search.tracker import ui_command
-from spaces import InputError
+from spaces import InputError, survey
 
 app = typer.Typer(
     name="archsearch",
@@ -89,7 +89,7 @@ def run(
     if not result.front.members:
         console.print("No feasible trial ran to its end, so there is no front.", style="bold red")
         raise typer.Exit(1)
-    best = result.front.members[0].architecture.id
+    best = result.front.members[0].network.id
     console.print(Text(f"\nSee every trial and the front in MLflow:\n  archsearch ui{where}"))
     console.print(Text(f"Take a model:\n  archsearch pick {result.name}{where} --id {best}"))
 
@@ -132,12 +132,31 @@ def pick(
     """Write a model of the front to a folder: weights, architecture, classes, preprocessing, a snippet to use it."""
     found = results.opened(runs, name)
     record = results.choose(found.front, most=most or [], prefer=prefer, chosen=chosen)
-    folder = output or Path(f"{name}-{record.architecture.id}")
+    folder = output or Path(f"{name}-{record.network.id}")
     results.write(found, record, folder)
     console = Console()
-    console.print(Text(f"{record.architecture.label} is in {folder}"))
+    console.print(Text(f"{record.network.label} is in {folder}"))
     console.print(f"Use it:\n  python {folder / 'predict.py'} IMAGE\n", markup=False, highlight=False, soft_wrap=True)
     console.print((folder / "predict.py").read_text(), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def backbones(
+    pattern: Annotated[str, typer.Argument(help="Models of timm; * stands for anything, as in 'resnet*'.")] = "*",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")] = False,
+) -> None:
+    """Tell which dimensions apply to which backbones and where not, why, by building every choice on offer.
+
+    Takes some seconds a model and core; rows appear as they are done. A single model is told in full.
+    """
+    names = survey.matching(pattern)
+    try:
+        if as_json:
+            findings.write_json(survey.surveys(names), sys.stdout)
+        else:
+            findings.show(survey.surveys(names), names, Console())
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 @app.command()

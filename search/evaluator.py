@@ -21,12 +21,15 @@ class Measurement:
         values: measured objectives by name, each in its own direction; empty between rungs.
         metrics: everything else worth a curve, by name (train_loss, lr, seconds, ...).
         time: seconds since 1970 when it was measured.
+        network: what the training has made of the architecture, where that is another one (blocks removed);
+            `values` then may also have its costs.
     """
 
     fidelity: int
     values: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     time: float = 0.0
+    network: Architecture | None = None
 
 
 class Evaluator(Protocol):
@@ -56,5 +59,5 @@ class Tester(Protocol):
     """An evaluator that also has held-out test data, used once, for the members of the front."""
 
     def test(self, architecture: Architecture, checkpoint: Path) -> float:
-        """Test accuracy in [0, 1] of the finished training in `checkpoint`."""
+        """Test accuracy in [0, 1] of the finished training in `checkpoint`; `architecture` is what it left."""
         ...

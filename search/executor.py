@@ -95,7 +95,7 @@ def test_front(
     share = Share.of(resources)
     cpus, held = share.request["cpu"], ray.put(evaluator)
     test = ray.remote(_test).options(num_cpus=cpus, num_gpus=share.request["gpu"], max_retries=RETRIES)
-    pending = {r.number: test.remote(held, r.architecture, checkpoints(r.number), cpus) for r in records}
+    pending = {r.number: test.remote(held, r.network, checkpoints(r.number), cpus) for r in records}
     accuracies, faults = {}, {}
     for number, result in pending.items():
         try:

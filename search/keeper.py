@@ -10,6 +10,7 @@ from search import results
 from search.record import TrialRecord
 from search.study import Study
 from search.tracker import Status, Tracker
+from search.training import load_strengths
 
 MODELS = "models"
 
@@ -36,6 +37,8 @@ class Keeper:
     def ended(self, record: TrialRecord) -> None:
         self._log(record)
         if record.state.counts:
+            if strengths := load_strengths(self._study.checkpoint(record.number)):
+                self._tracker.log_strengths(record, strengths)
             self._drop({record.number, *(member.number for member in self._front)})
             self._front = self._study.front.members
             self._tracker.front(self._study.records(), self._study.front)
@@ -53,7 +56,7 @@ class Keeper:
     def keep_models(self) -> None:
         """Writes the models of the front down and gives them to MLflow."""
         for record in self._study.front.members:
-            folder = self._study.directory / MODELS / record.architecture.id
+            folder = self._study.directory / MODELS / record.network.id
             results.write(self._study, record, folder)
             self._log(record)
             self._tracker.log_model(record, folder)

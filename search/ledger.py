@@ -64,9 +64,15 @@ def written_measurements(attributes: Attributes) -> list[Measurement]:
     """All measurements in the order in which they were written."""
     chunks = sorted((int(key.partition("/")[2]), key) for key in attributes if key.startswith("history/"))
     return [
-        Measurement(fidelity=fidelity, values=values, metrics=metrics, time=at)
+        Measurement(
+            fidelity=fidelity,
+            values=values,
+            metrics=metrics,
+            time=at,
+            network=Architecture.from_dict(network[0]) if network else None,
+        )
         for _, key in chunks
-        for fidelity, values, metrics, at in attributes[key]
+        for fidelity, values, metrics, at, *network in attributes[key]
     ]
 
 
@@ -95,8 +101,15 @@ def joined(history: tuple[Measurement, ...], new: Measurement) -> tuple[Measurem
         values={**same[-1].values, **new.values},
         metrics={**same[-1].metrics, **new.metrics},
         time=new.time,
+        network=new.network or same[-1].network,
     )
     return (*before, merged)
+
+
+def costs_after(costs: Mapping[str, float], history: tuple[Measurement, ...]) -> dict[str, float]:
+    """The costs of the network that a training left: as measured where it is another one."""
+    measured = {name: value for m in history if m.network is not None for name, value in m.values.items()}
+    return {name: measured.get(name, cost) for name, cost in costs.items()}
 
 
 def read(number: int, attributes: Attributes) -> TrialRecord:
@@ -113,7 +126,7 @@ def read(number: int, attributes: Attributes) -> TrialRecord:
         state=state,
         reason=attributes.get("reason", ""),
         seed=proposed["seed"],
-        costs=proposed["costs"],
+        costs=costs_after(proposed["costs"], history),
         history=history,
         values=reached[-1].values if state is State.COMPLETE else {},
         test_accuracy=attributes.get("test_accuracy"),
@@ -155,7 +168,11 @@ class Diary:
     def flush(self, number: int) -> None:
         news, count = self._unwritten.pop(number, []), self._count.get(number, 0)
         if news:
-            self._write(
-                number, f"history/{count}", [[m.fidelity, dict(m.values), dict(m.metrics), m.time] for m in news]
-            )
+            self._write(number, f"history/{count}", [_as_list(m) for m in news])
             self._count[number], self._since[number] = count + len(news), time.monotonic()
+
+
+def _as_list(measurement: Measurement) -> list[Any]:
+    """What `written_measurements` reads; the network only where there is one."""
+    plain = [measurement.fidelity, dict(measurement.values), dict(measurement.metrics), measurement.time]
+    return plain if measurement.network is None else [*plain, measurement.network.to_dict()]

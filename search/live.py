@@ -110,7 +110,7 @@ def front_table(front: Front, *, most: int | None = None) -> Table:
         cells = [shown(record.values[name]) for name in front.objectives.names]
         if tested:
             cells.append("" if record.test_accuracy is None else shown(record.test_accuracy))
-        table.add_row(record.architecture.id, Text(label_of(record.architecture)), *cells)
+        table.add_row(record.network.id, Text(label_of(record.network)), *cells)
     if most is not None and len(front.members) > most:
         table.add_row("", f"... and {len(front.members) - most} more")
     return table

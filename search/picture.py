@@ -64,7 +64,7 @@ def front_table(front: Front) -> str:
     for place, record in enumerate(front.members, start=1):
         test = "" if record.test_accuracy is None else shown(record.test_accuracy)
         values = [shown(record.values[name]) for name in names]
-        lines.append([str(place), record.architecture.label, *values, *([test] if tested else []), str(record.number)])
+        lines.append([str(place), record.network.label, *values, *([test] if tested else []), str(record.number)])
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -173,7 +173,7 @@ def _key(axis: Axes, records: Sequence[TrialRecord], front: Front, rows: int) ->
     ]
     for place, record in enumerate(front.members, start=1):
         values = ", ".join(f"{name} {shown(record.values[name])}" for name in front.objectives.names)
-        name, *rest = textwrap.wrap(record.architecture.label, KEY_CHARS) or [""]
+        name, *rest = textwrap.wrap(record.network.label, KEY_CHARS) or [""]
         entry = [(str(place), FRONT, name), *(("", "black", line) for line in rest), ("", DOMINATED, values)]
         if len(lines) + len(entry) >= KEY_LINES * rows:
             lines.append(("", "black", f"and {len(front.members) - place + 1} more"))

@@ -37,7 +37,8 @@ class TrialRecord:
         number: of the trial in the study, from 0.
         reason: why it was stopped, failed or never trained, in one sentence; empty where all went well.
         seed: of the training.
-        costs: everything exact that is known before training, by name; empty where it cannot be built.
+        costs: everything exact, by name: known before training, or of the network that it left; empty where it
+            cannot be built.
         history: every measurement so far, in order of fidelity.
         values: every objective in its own direction at full fidelity; empty unless complete.
         test_accuracy: in [0, 1], on held-out data; measured for members of the front only.
@@ -59,6 +60,12 @@ class TrialRecord:
     duplicate_of: int | None = None
     started: float | None = None
     ended: float | None = None
+
+    @property
+    def network(self) -> Architecture:
+        """What the training has made of the architecture: the same, but for what was removed."""
+        found = [measurement.network for measurement in self.history if measurement.network is not None]
+        return found[-1] if found else self.architecture
 
     @property
     def fidelity(self) -> int:

@@ -17,6 +17,7 @@ from search.data.dataset import file_faults
 from search.model import WEIGHTS, Model, read_classes, read_json, read_preprocessing, read_weights, write_model
 from search.record import Front, State, TrialRecord
 from search.study import Study
+from search.training import finished
 from spaces import InputError, build
 from spaces.errors import unknown
 from spaces.schema import is_name
@@ -97,8 +98,8 @@ def front_as_dict(study: Study) -> dict[str, Any]:
         "trials": {str(state): counts[state] for state in State},
         "points": [
             {
-                "id": record.architecture.id,
-                "architecture": record.architecture.to_dict(),
+                "id": record.network.id,
+                "architecture": record.network.to_dict(),
                 "values": dict(record.values),
                 "test_accuracy": record.test_accuracy,
                 "mlflow_run_id": record.mlflow_run_id,
@@ -125,9 +126,9 @@ def choose(
         raise InputError("the front is empty: no feasible trial has run to its end")
     members = list(front.members)
     if chosen is not None:
-        members = [record for record in members if record.architecture.id == chosen]
+        members = [record for record in members if record.network.id == chosen]
         if not members:
-            raise InputError(unknown("architecture on the front", chosen, (r.architecture.id for r in front.members)))
+            raise InputError(unknown("architecture on the front", chosen, (r.network.id for r in front.members)))
     bounds = _bounds(most, {**front.members[0].costs, **front.members[0].values})
     fitting = [r for r in members if all({**r.costs, **r.values}[name] <= bound for name, bound in bounds.items())]
     if not fitting:
@@ -166,14 +167,14 @@ def write(study: Study, record: TrialRecord, folder: Path) -> None:
     Raises:
         InputError: the search trains no models, the weights are gone or damaged, or the folder holds something else.
     """
-    inputs, weights = Inputs.read(study.directory), study.checkpoint(record.number)
-    module = build(record.architecture, len(inputs.classes), inputs.preprocessing.in_chans)
+    inputs, weights = Inputs.read(study.directory), finished(study.checkpoint(record.number))
+    module = build(record.network, len(inputs.classes), inputs.preprocessing.in_chans)
     with file_faults(weights):
         if not (weights / WEIGHTS).is_file():
             raise InputError(f"the weights of trial {record.number} are not in {weights}: no {WEIGHTS} there")
     read_weights(module, weights / WEIGHTS)
     model = Model(
-        module=module, architecture=record.architecture, classes=inputs.classes, preprocessing=inputs.preprocessing
+        module=module, architecture=record.network, classes=inputs.classes, preprocessing=inputs.preprocessing
     )
     tested = {} if record.test_accuracy is None else {"test accuracy": record.test_accuracy}
     write_model(folder, model, {**record.values, **tested, **record.costs})

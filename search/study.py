@@ -208,7 +208,8 @@ class Study:
         if record.state is not State.RUNNING:
             return False
         measurement = replace(measurement, time=measurement.time or time.time())
-        record = replace(record, history=ledger.joined(record.history, measurement))
+        history = ledger.joined(record.history, measurement)
+        record = replace(record, history=history, costs=ledger.costs_after(record.costs, history))
         self._book.put(record)
         at_rung = reaches(measurement, self._rungs.ahead(number)[0], self._measured(record))
         self._diary.add(number, measurement, at_once=at_rung)

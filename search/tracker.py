@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from search.record import Front, State, TrialRecord
+from search.strengths import Strengths
 from spaces import Architecture, SpaceError
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -61,6 +62,10 @@ class Tracker(Protocol):
 
     def front(self, records: Sequence[TrialRecord], front: Front) -> None:
         """Show the front, and how far the search has come."""
+        ...
+
+    def log_strengths(self, record: TrialRecord, strengths: Strengths) -> None:
+        """Keep with a trial which of its layers and channels came to count most."""
         ...
 
     def log_model(self, record: TrialRecord, folder: Path) -> None:
@@ -108,6 +113,8 @@ def tags_of(record: TrialRecord) -> dict[str, str]:
         "reason": record.reason,
         "duplicate_of": "" if record.duplicate_of is None else str(record.duplicate_of),
     }
+    if record.network != architecture:
+        tags["network"] = record.network.to_json()
     with contextlib.suppress(SpaceError):  # what cannot be built has no identity; `reason` says why
         tags["arch_id"] = architecture.id
     return {name: value for name, value in tags.items() if value}

@@ -41,6 +41,7 @@ from search.model import read_model
 from search.outbox import Outbox, first_line
 from search.picture import front_figure, front_table
 from search.record import Front, TrialRecord
+from search.strengths import Strengths, strengths_figure
 from spaces import InputError
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the outbox says it in one line
@@ -120,6 +121,9 @@ class MlflowTracker:
 
     def log_model(self, record: TrialRecord, folder: Path) -> None:
         self._outbox.do(("model", record.number), partial(self._write_model, record, folder))
+
+    def log_strengths(self, record: TrialRecord, strengths: Strengths) -> None:
+        self._outbox.do(("strengths", record.number), partial(self._write_strengths, record, strengths))
 
     def finish(self, status: told.Status) -> None:
         self._outbox.do("finish", partial(self._close, status))
@@ -264,6 +268,13 @@ class MlflowTracker:
             self._client.log_model_artifacts(model.model_id, str(path))
         self._client.finalize_logged_model(model.model_id, "READY")
         self._client.log_outputs(run.id, [LoggedModelOutput(model.model_id, record.fidelity)])
+
+    def _write_strengths(self, record: TrialRecord, strengths: Strengths) -> None:
+        self._write(record)
+        run = self._trials[record.number]
+        figure = strengths_figure(strengths, title=told.label_of(record.architecture))
+        self._client.log_dict(run.id, dict(strengths), "strengths.json")
+        self._client.log_figure(run.id, figure, "strengths.png")
 
     def _close(self, status: told.Status) -> None:
         self._draw()

@@ -13,13 +13,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search.costs import COSTS
+from search.costs import COSTS, latency_ms
 from search.data import Batches, Dataset
 from search.data.seeds import seed_of
 from search.evaluator import Measurement
-from search.training import Trainer, load_weights, predict, saved_epoch, score, seeded
-from spaces import Architecture, InputError, SpaceError, build
+from search.training import (
+    REDUCED,
+    Trainer,
+    finished,
+    load_weights,
+    predict,
+    save_strengths,
+    save_weights,
+    saved_epoch,
+    score,
+    seeded,
+)
+from spaces import Architecture, InputError, SpaceError, Start, build
+from spaces.removal import Removal, remove_dead
 from spaces.schema import SpaceFile
+from spaces.techniques.scales import strengths
+from spaces.weights import weights_of
 
 _SAVE_EVERY_S = 60  # between validations; an epoch of a big data set is not lost with a killed process
 
@@ -36,12 +50,13 @@ class TimmEvaluator:
     data set does.
 
     Raises:
-        InputError: the space asks for what this evaluator does not do.
+        SpaceError: the space asks for pretrained weights that are not there, or not readable.
     """
 
     def __init__(self, space: SpaceFile, dataset: Dataset):
+        self._weights: dict[str, Path] = {}
         if space.train.pretrained:
-            raise InputError("train.pretrained: true is not possible yet; networks start from random weights")
+            self._weights = {entry.name: weights_of(entry.name, entry.weights) for entry in space.backbones}
         self._recipe, self._horizon, self._dataset = space.train, space.search.fidelity.max, dataset
         self._costs: dict[str, dict[str, float]] = {}
         self._live: tuple[TrialKey, Trainer] | None = None
@@ -56,7 +71,7 @@ class TimmEvaluator:
             SpaceError: the network cannot be built, or not for images of this data set's size.
         """
         if architecture.id not in self._costs:
-            size = (self._dataset.in_chans, self._dataset.image_size, self._dataset.image_size)
+            size = self._dataset.input_size
             with torch.device("meta"):
                 model = self._build(architecture)
             try:
@@ -70,8 +85,10 @@ class TimmEvaluator:
     def evaluate(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Iterator[Measurement]:
         """Epochs up to `fidelity`, one measurement each; the last also has the value `accuracy`, on validation data.
 
-        Leaves `model.safetensors` in `checkpoint`. Deterministic in (architecture, seed): where `checkpoint`
-        is ahead of `fidelity` the training is done again from the start.
+        Leaves `model.safetensors` in `checkpoint`, and `strengths.json` where the network has scales. At full
+        fidelity residual branches whose adaptive gate has died are removed: the last measurement then has the
+        smaller network with its accuracy and costs, and in its metrics those from before. Deterministic in
+        (architecture, seed): where `checkpoint` is ahead of `fidelity` the training is done again from the start.
 
         Raises:
             TrainingDiverged: nan or inf.
@@ -89,12 +106,40 @@ class TimmEvaluator:
                 yield Measurement(fidelity=trainer.epoch, metrics=metrics, time=time.time())
         metrics |= trainer.validate()
         trainer.save(checkpoint)
+        save_strengths(strengths(trainer.model, self._some_images(trainer.device)), checkpoint)
+        removal = None
+        if fidelity == self._horizon:
+            removal = remove_dead(trainer.model, architecture, [self._some_images(trainer.device)])
+        if removal is not None and removal.removed:
+            yield self._reduced(trainer, removal, metrics, checkpoint)
+            return
         self._live = key, trainer
         values = {"accuracy": metrics["val_accuracy"]}
         yield Measurement(fidelity=fidelity, values=values, metrics=metrics, time=time.time())
 
+    def _reduced(self, trainer: Trainer, removal: Removal, metrics: dict[str, float], checkpoint: Path) -> Measurement:
+        """What is left without the dead branches, validated and kept beside the whole network."""
+        size = self._dataset.input_size
+        metrics["accuracy_before_removal"] = metrics["val_accuracy"]
+        metrics["latency_ms_before_removal"] = latency_ms(trainer.model, size)
+        metrics |= {f"{name}_before_removal": cost(trainer.model, size) for name, cost in COSTS.items()}
+        trainer.model = removal.model
+        metrics |= trainer.validate()
+        metrics["latency_ms_after_removal"] = latency_ms(removal.model, size)
+        metrics["branches_removed"] = len(removal.removed)
+        save_weights(removal.model, checkpoint / REDUCED, trainer.epoch)
+        values = {"accuracy": metrics["val_accuracy"], **self.costs(removal.architecture)}
+        network = removal.architecture
+        return Measurement(fidelity=trainer.epoch, values=values, metrics=metrics, time=time.time(), network=network)
+
+    def _some_images(self, device: torch.device) -> Tensor:
+        """A batch of training images, prepared as for inference."""
+        chosen = self._dataset.train[: self._recipe.batch_size]
+        images, _ = next(iter(Batches(self._dataset, chosen, self._recipe.batch_size, device)))
+        return images
+
     def test(self, architecture: Architecture, checkpoint: Path) -> float:
-        """Accuracy in [0, 1] on the held-out test split, with the weights in `checkpoint`.
+        """Accuracy in [0, 1] on the held-out test split, with the weights that the training left in `checkpoint`.
 
         Raises:
             InputError: the data have no test split.
@@ -110,7 +155,7 @@ class TimmEvaluator:
     def _predict(self, architecture: Architecture, checkpoint: Path, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = self._build(architecture)
-        load_weights(model, checkpoint)
+        load_weights(model, finished(checkpoint))
         return predict(model.to(device), Batches(self._dataset, indices, self._recipe.batch_size, device))
 
     def _take(self, key: TrialKey, fidelity: int) -> Trainer | None:
@@ -132,8 +177,19 @@ class TimmEvaluator:
 
     def _start(self, architecture: Architecture, seed: int) -> Trainer:
         with seeded(seed_of("weights", seed), torch.device("cpu")):
-            model = self._build(architecture)
+            model = self._build(architecture, self._begin(architecture))
         return Trainer(model, self._dataset, self._recipe, horizon=self._horizon, seed=seed)
 
-    def _build(self, architecture: Architecture) -> nn.Module:
-        return build(architecture, self._dataset.num_classes, self._dataset.in_chans)
+    def _begin(self, architecture: Architecture) -> Start | None:
+        """The pretrained weights that the space asks for, and what they are narrowed by."""
+        if not self._recipe.pretrained:
+            return None
+        batch = None
+        if self._recipe.importance == "taylor":
+            chosen = self._dataset.train[: self._recipe.batch_size]
+            batch = next(iter(Batches(self._dataset, chosen, self._recipe.batch_size, torch.device("cpu"))))
+        weights = self._weights[str(architecture.backbone)]
+        return Start(weights=weights, importance=self._recipe.importance, batch=batch)
+
+    def _build(self, architecture: Architecture, start: Start | None = None) -> nn.Module:
+        return build(architecture, self._dataset.num_classes, self._dataset.in_chans, start=start)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from spaces import Architecture, SearchSpace
-from spaces.space import Label
+from spaces.questions import Label
 
 Answers = Mapping[str, Label]
 

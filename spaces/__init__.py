@@ -4,11 +4,13 @@ Useful alone: `spaces.build(architecture, num_classes, in_chans)` works in any t
 timm, pydantic and a YAML parser; knows nothing of searches, Ray, Optuna or MLflow.
 """
 
+import spaces.cifar  # noqa: F401  # timm knows them from now on
 from spaces.architecture import Architecture
-from spaces.build import build
+from spaces.build import Start, build
 from spaces.errors import InputError, SpaceError
+from spaces.questions import Parameter
 from spaces.schema import SpaceFile, load
-from spaces.space import Parameter, SearchSpace
+from spaces.space import SearchSpace
 
 __all__ = [
     "Architecture",
@@ -17,6 +19,7 @@ __all__ = [
     "SearchSpace",
     "SpaceError",
     "SpaceFile",
+    "Start",
     "build",
     "load",
 ]

@@ -7,7 +7,7 @@ on what they find here, and say why where it is missing.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,43 +18,39 @@ from torch import nn
 from spaces.backbone import create
 from spaces.dims import PRODUCT, Dim
 from spaces.errors import SpaceError
+from spaces.stages import Places, Stage, inside
 from spaces.trace import Addition, Trace
 
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A run of blocks.
-
-    Attributes:
-        root: the module that holds the stage and nothing of another, as `layer1` or `stages.0`.
-        blocks: its blocks in order of execution.
-    """
-
-    root: str
-    blocks: tuple[str, ...]
+__all__ = ["Anatomy", "Branch", "Stage", "anatomy_of", "channel_axis", "input_size"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """A residual branch.
+    """A residual branch, or where there are none (`Anatomy.ends`) a block as if it were one.
 
     Attributes:
         stage: index of its stage.
+        residual: whether it is added to a shortcut.
         module: the module in whose forward it is added to the shortcut.
         target: the module whose output is the branch; None where the end of the branch is no module.
         producers: the modules that put out the branch as it is added, the innermost first.
         own_scale: the parameter with which the model itself scales the branch, if any.
         trailing: axes after the channels (2 for NCHW, 0 for tokens).
         width: a parameter and its axis that is as long as the branch has channels.
+        parameters: those that the branch goes through and its shortcut does not.
+        shortcut: the modules that put out the shortcut, the innermost first; none where it is the input of `module`.
     """
 
     stage: int
+    residual: bool = True
     module: str
     target: str | None
     producers: tuple[str, ...]
     own_scale: str | None
     trailing: int
     width: tuple[str, int] | None
+    parameters: frozenset[str] = frozenset()
+    shortcut: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,6 +61,11 @@ class Anatomy:
         image_size: the side of the image it was traced with.
         model: the traced model, on the meta device; never changed.
         dims: dimensions of every parameter and buffer that takes part in the forward pass.
+        inputs: dimensions of the first tensor that each called module is given.
+        outputs: dimensions of what each called module returns, where that is one tensor; the batch is 2.
+        called: the modules whose forward ran.
+        attentions: modules that weigh values by a softmax over products of queries and keys.
+        prefix_tokens: class and register tokens in front of the image's.
         conv_inputs: by weight, the channels that go into a convolution.
         channels: stage index by leaf that `width` scales; stem with the first stage, head not at all.
         factors: by leaf, the constant it is multiplied with in memory (heads, group width).
@@ -78,10 +79,35 @@ class Anatomy:
     stages: tuple[Stage, ...]
     branches: tuple[Branch, ...]
     dims: Mapping[str, list[Dim]]
+    inputs: Mapping[str, tuple[Dim, ...]]
+    outputs: Mapping[str, tuple[Dim, ...]]
+    called: frozenset[str]
+    attentions: frozenset[str]
+    prefix_tokens: int
     conv_inputs: Mapping[str, Dim]
     channels: Mapping[Dim, int]
     factors: Mapping[Dim, int]
     notes: tuple[str, ...]
+    places: Places
+    blocks: tuple[Branch, ...]
+
+    def ends(self, stage: int) -> tuple[Branch, ...]:
+        """Where a layer's output can be scaled: the residual branches of a stage, else its blocks."""
+        residual = tuple(branch for branch in self.branches if branch.stage == stage)
+        return residual or tuple(block for block in self.blocks if block.stage == stage)
+
+    def owner(self, path: str) -> int | None:
+        """The stage that a module goes with: what runs before a stage belongs to it, the head to none."""
+        return self.places.owner(path)
+
+    def convolutions(self, stage: int) -> tuple[str, ...]:
+        """The convolutions with a kernel above one inside the blocks of a stage, in order of execution."""
+        paths = [
+            name.rpartition(".")[0] for name, dims in self.dims.items() if name in self.conv_inputs and _spatial(dims)
+        ]
+        blocks = self.stages[stage].blocks
+        held = [path for path in paths if any(inside(path, block) for block in blocks)]
+        return tuple(sorted(held, key=self.places.rank))
 
     def alike(self, stage: int) -> list[tuple[str, ...]]:
         """The blocks of a stage in groups of equal make: same modules, settings and shapes."""
@@ -111,21 +137,28 @@ def _anatomy(backbone: str, kwargs_json: str) -> Anatomy:
         trace = Trace(model, image)
     except Exception as error:  # whatever a forward pass raises
         raise SpaceError(f"{backbone} does not run on an image of {size} x {size}: {error}") from None
-    stages = tuple(_stages(model, trace))
-    owners = _owners(model, trace, stages)
+    places = Places(model, trace)
+    owners = {name: places.owner(name.rpartition(".")[0]) for name in trace.dims}
     channels, factors = _channels(trace, owners)
     return Anatomy(
         backbone=backbone,
         kwargs=kwargs,
         image_size=size,
         model=model,
-        stages=stages,
-        branches=tuple(_branches(model, trace, stages)),
+        stages=places.stages,
+        branches=tuple(_branches(model, trace, places)),
+        blocks=tuple(_blocks(trace, places)),
         dims=trace.dims,
+        inputs=trace.inputs,
+        outputs=trace.outputs,
+        called=frozenset(trace.order),
+        attentions=frozenset(trace.attentions),
+        prefix_tokens=int(getattr(model, "num_prefix_tokens", 0)),
         conv_inputs=trace.conv_inputs,
         channels=channels,
         factors=factors,
         notes=tuple(trace.notes),
+        places=places,
     )
 
 
@@ -138,78 +171,50 @@ def input_size(model: nn.Module, kwargs: Mapping[str, Any]) -> int:
     return int(size or config.get("input_size", (3, 224, 224))[-1])
 
 
-def _inside(path: str, parent: str) -> bool:
-    return path == parent or path.startswith(f"{parent}.")
+def _spatial(dims: Sequence[Dim]) -> bool:
+    return any(dim.find().size > 1 for dim in dims[2:])
 
 
-def _ancestors(path: str) -> Iterator[str]:
-    """The path itself, then its parents, without the root."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-
-
-def _stages(model: nn.Module, trace: Trace) -> Iterator[Stage]:
-    """The containers in which residual additions happen, in order of execution."""
-    containers: list[str] = []
+def _branches(model: nn.Module, trace: Trace, places: Places) -> Iterator[Branch]:
     for addition in trace.additions:
-        container = _container(model, addition)
-        if container and container not in containers:
-            containers.append(container)
-    for container in containers:
-        root = container
-        for parent in _ancestors(container.rpartition(".")[0]):
-            if any(_inside(other, parent) for other in containers if other != container):
-                break
-            root = parent
-        children = [name for name, _ in model.get_submodule(container).named_children()]
-        blocks = [f"{container}.{name}" for name in children]
-        yield Stage(root=root, blocks=tuple(sorted(blocks, key=_rank(trace))))
+        stage = places.stage_of(addition.module)
+        if stage is not None:
+            yield Branch(
+                stage=stage,
+                module=addition.module,
+                target=_target(model, addition),
+                producers=addition.producers,
+                own_scale=addition.scale,
+                parameters=addition.parameters,
+                shortcut=addition.shortcut,
+                **_layout(addition.dims, trace),
+            )
 
 
-def _rank(trace: Trace) -> Any:
-    return lambda path: trace.order.index(path) if path in trace.order else len(trace.order)
+def _blocks(trace: Trace, places: Places) -> Iterator[Branch]:
+    """Blocks with one output; a convolution is taken together with the norm after it."""
+    for index, stage in enumerate(places.stages):
+        for block in stage.blocks:
+            end = places.normed(block) if f"{block}.weight" in trace.conv_inputs else block
+            if end in trace.outputs:
+                layout = _layout(trace.outputs[end], trace)
+                yield Branch(
+                    stage=index, residual=False, module=block, target=end, producers=(end,), own_scale=None, **layout
+                )
 
 
-def _container(model: nn.Module, addition: Addition) -> str:
-    """The innermost sequence of blocks around an addition, else the parent of the adding module."""
-    parent = addition.module.rpartition(".")[0]
-    for path in _ancestors(parent):
-        if isinstance(model.get_submodule(path), nn.Sequential | nn.ModuleList):
-            return path
-    return parent
+def _layout(dims: Sequence[Dim], trace: Trace) -> dict[str, Any]:
+    """Axes after the channels, and a parameter that is as long as they are."""
+    axis = channel_axis(dims)
+    channels = dims[axis].find()
+    found = ((n, i) for n, axes in trace.dims.items() for i, dim in enumerate(axes) if dim.find() is channels)
+    return {"trailing": len(dims) - 1 - axis, "width": next(found, None)}
 
 
-def _stage_of(path: str, stages: tuple[Stage, ...]) -> int | None:
-    return next((index for index, stage in enumerate(stages) if _inside(path, stage.root)), None)
-
-
-def _branches(model: nn.Module, trace: Trace, stages: tuple[Stage, ...]) -> Iterator[Branch]:
-    for addition in trace.additions:
-        stage = _stage_of(addition.module, stages)
-        if stage is None:
-            continue
-        axis = _channel_axis(addition)
-        channels = addition.dims[axis].find()
-        width = next(
-            ((n, i) for n, dims in trace.dims.items() for i, dim in enumerate(dims) if dim.find() is channels),
-            None,
-        )
-        yield Branch(
-            stage=stage,
-            module=addition.module,
-            target=_target(model, addition),
-            producers=addition.producers,
-            own_scale=addition.scale,
-            trailing=len(addition.dims) - 1 - axis,
-            width=width,
-        )
-
-
-def _channel_axis(addition: Addition) -> int:
+def channel_axis(dims: Sequence[Dim]) -> int:
     """The last axis that can change; where none can, the usual place: 1 of NCHW, else the last."""
-    free = [axis for axis, dim in enumerate(addition.dims) if not all(leaf.fixed for leaf in dim.leaves())]
-    return free[-1] if free else (1 if len(addition.dims) == 4 else len(addition.dims) - 1)
+    free = [axis for axis, dim in enumerate(dims) if not all(leaf.fixed for leaf in dim.leaves())]
+    return free[-1] if free else (1 if len(dims) == 4 else len(dims) - 1)
 
 
 def _target(model: nn.Module, addition: Addition) -> str | None:
@@ -217,23 +222,6 @@ def _target(model: nn.Module, addition: Addition) -> str | None:
     parts = [path for path in addition.producers if path.rpartition(".")[0] == addition.module]
     empty = [path for path in parts if type(model.get_submodule(path)) is nn.Identity]
     return next(iter([*empty, *reversed(parts), *reversed(addition.producers)]), None)
-
-
-def _owners(model: nn.Module, trace: Trace, stages: tuple[Stage, ...]) -> dict[str, int | None]:
-    """The stage whose width a parameter follows; what runs before a stage belongs to it, the head to none."""
-    rank = _rank(trace)
-    starts = [min(rank(stage.root), *(rank(block) for block in stage.blocks)) for stage in stages]
-    owners: dict[str, int | None] = {}
-    for name in trace.dims:
-        path = name.rpartition(".")[0]
-        stage = _stage_of(path, stages)
-        if stage is None:
-            place = rank(path) if path else -1
-            stage = next((index for index, start in enumerate(starts) if place < start), None)
-            if not stages:
-                stage = 0
-        owners[name] = stage
-    return owners
 
 
 def _channels(trace: Trace, owners: Mapping[str, int | None]) -> tuple[dict[Dim, int], dict[Dim, int]]:

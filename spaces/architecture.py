@@ -99,7 +99,7 @@ class Architecture:
         kwargs = json.loads(_plain_kwargs(backbone, json.dumps(dict(self.kwargs), sort_keys=True)))
         choices = {}
         for name, per_stage in resolve(backbone, kwargs, self.choices).items():
-            choices[name] = per_stage[0] if len(set(map(json.dumps, per_stage))) == 1 else list(per_stage)
+            choices[name] = per_stage[0] if len(set(map(_text, per_stage))) == 1 else list(per_stage)
         return Architecture(backbone=backbone, kwargs=kwargs, choices=choices)
 
     @cached_property
@@ -147,7 +147,7 @@ def resolve(backbone: str, kwargs: Mapping[str, Any], choices: Mapping[str, Any]
     for name in choices:
         if name not in TECHNIQUES:
             raise SpaceError(unknown("dimension", name, TECHNIQUES), key=f"choices.{name}")
-    resolved = {}
+    resolved: dict[str, PerStage] = {}
     for name, technique in TECHNIQUES.items():
         if name not in choices:
             continue
@@ -157,7 +157,7 @@ def resolve(backbone: str, kwargs: Mapping[str, Any], choices: Mapping[str, Any]
             raise SpaceError(f"{given} has {len(stages)} entries; {backbone} has {count} stages", key=f"choices.{name}")
         try:
             checked: tuple[Choice, ...] = tuple(technique.check(choice) for choice in stages)
-            per_stage = technique.canonical(checked, anatomy)
+            per_stage = technique.canonical(checked, anatomy, resolved)
         except ValueError as error:
             raise SpaceError(str(error), key=f"choices.{name}") from None
         except NotApplicable as reason:
@@ -165,3 +165,7 @@ def resolve(backbone: str, kwargs: Mapping[str, Any], choices: Mapping[str, Any]
         if any(choice != technique.default for choice in per_stage):
             resolved[name] = per_stage
     return resolved
+
+
+def _text(choice: Choice) -> str:
+    return json.dumps(choice, sort_keys=True)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -19,9 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from spaces.errors import SpaceError, unknown
+from spaces.weights import overlay_of
 
 MOST_MODULES = 20_000  # ten times what the deepest models of timm have
 LARGEST_NUMBER = 65_536  # in an argument: above any width, depth or image
+
+LONGEST_REASON = 300  # characters
 
 REFUSED_KWARGS = {
     "num_classes": "the data decide the number of classes",
@@ -70,20 +74,29 @@ def _numbers(value: Any) -> Iterator[float]:
         yield value
 
 
-def create(name: str, kwargs: Mapping[str, Any], *, num_classes: int, in_chans: int) -> nn.Module:
-    """`timm.create_model` without weights from anywhere, on the default device.
+def create(
+    name: str, kwargs: Mapping[str, Any], *, num_classes: int, in_chans: int, weights: Path | None = None
+) -> nn.Module:
+    """`timm.create_model` on the default device, with initial weights or with those of a file.
+
+    Args:
+        weights: a .safetensors file, loaded as timm loads its own: the classifier is new where the number of
+            classes differs, the first layer is adapted to `in_chans`.
 
     Raises:
-        SpaceError: no such backbone, or it cannot be built with these arguments.
+        SpaceError: no such backbone, it cannot be built with these arguments, or the file does not fit it.
     """
     check_backbone(name, kwargs)
+    source = {} if weights is None else {"pretrained_cfg_overlay": overlay_of(name, weights)}
+    given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     try:
         with _bounded():
             model: nn.Module = timm.create_model(
-                name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **kwargs
+                name, pretrained=weights is not None, num_classes=num_classes, in_chans=in_chans, **source, **kwargs
             )
     except Exception as error:  # whatever a constructor raises for arguments that do not fit together
-        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        if weights is not None and isinstance(error, RuntimeError | KeyError):
+            raise SpaceError(f"{weights} does not fit {name}({given}): {shortened(error)}", key="weights") from None
         raise SpaceError(f"timm cannot build {name}({given}): {first_line(error)}") from None
     return model
 
@@ -104,6 +117,12 @@ def _bounded() -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def shortened(error: Exception) -> str:
+    """What torch says of a state dict that does not fit, in one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
 
 
 def first_line(error: Exception) -> str:

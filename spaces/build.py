@@ -4,7 +4,9 @@ Every architecture is first built on the meta device and run there once, so what
 any weight is made.
 """
 
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,11 +15,36 @@ from spaces.anatomy import anatomy_of
 from spaces.architecture import Architecture, resolve
 from spaces.backbone import create, first_line
 from spaces.errors import SpaceError
+from spaces.importance import Batch, check_method, scores
 from spaces.techniques import TECHNIQUES
+from spaces.techniques.width import Width
+from spaces.weights import cached
 
 
-def build(architecture: Architecture, num_classes: int, in_chans: int = 3) -> nn.Module:
-    """The network of an architecture with fresh weights, on the default device, in training mode.
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Trained weights to start from.
+
+    Attributes:
+        weights: a .safetensors file of the backbone; None for timm's own from the local cache, of the tag that
+            the architecture's backbone names (`resnet18.a1_in1k`), else of its first.
+        importance: by what the channels of a narrower network are chosen, one of `spaces.importance.METHODS`.
+        batch: images [N, C, H, W] and labels [N] for the importance `taylor`.
+
+    Raises:
+        SpaceError: no such importance, or `taylor` without a batch.
+    """
+
+    weights: Path | None = None
+    importance: str = "l2"
+    batch: Batch | None = None
+
+    def __post_init__(self) -> None:
+        check_method(self.importance, self.batch)
+
+
+def build(architecture: Architecture, num_classes: int, in_chans: int = 3, *, start: Start | None = None) -> nn.Module:
+    """The network of an architecture on the default device, in training mode.
 
     Weights are drawn from torch's global generator: the same seed gives the same weights. Under
     `torch.device("meta")` no memory is used.
@@ -25,9 +52,10 @@ def build(architecture: Architecture, num_classes: int, in_chans: int = 3) -> nn
     Args:
         num_classes: outputs of the classifier, [N, num_classes].
         in_chans: channels of the images, [N, in_chans, H, W].
+        start: trained weights, kept wherever the architecture leaves room for them; None for fresh ones.
 
     Raises:
-        SpaceError: the architecture cannot be built; the message says why.
+        SpaceError: the architecture cannot be built, or the weights are not there; the message says why.
     """
     for name, number in (("num_classes", num_classes), ("in_chans", in_chans)):
         if not isinstance(number, int) or number < 1:
@@ -35,15 +63,24 @@ def build(architecture: Architecture, num_classes: int, in_chans: int = 3) -> nn
     if architecture.backbone is None:
         raise SpaceError("an architecture of plain choices has no network; evaluate it with an Evaluator of your own")
     check(architecture.canonical)
-    return _compose(architecture.canonical, num_classes, in_chans)
+    if start is None:
+        return _compose(architecture.canonical, num_classes, in_chans)
+    weights = start.weights or cached(architecture.backbone)
+    return _compose(architecture.canonical, num_classes, in_chans, replace(start, weights=weights))
 
 
-def _compose(canonical: Architecture, num_classes: int, in_chans: int) -> nn.Module:
+def _compose(canonical: Architecture, num_classes: int, in_chans: int, start: Start | None = None) -> nn.Module:
     assert canonical.backbone is not None
     anatomy = anatomy_of(canonical.backbone, canonical.kwargs)
-    model = create(canonical.backbone, canonical.kwargs, num_classes=num_classes, in_chans=in_chans)
+    weights = start.weights if start else None
+    model = create(canonical.backbone, canonical.kwargs, num_classes=num_classes, in_chans=in_chans, weights=weights)
     for name, choices in resolve(canonical.backbone, canonical.kwargs, canonical.choices).items():
-        TECHNIQUES[name].rewrite(model, choices, anatomy)
+        technique = TECHNIQUES[name]
+        if start and isinstance(technique, Width):  # the one that chooses among weights
+            kept = scores(model, anatomy, start.importance, start.batch)
+            technique.rewrite(model, choices, anatomy, trained=True, importance=kept)
+        else:
+            technique.rewrite(model, choices, anatomy, trained=start is not None)
     return model
 
 

@@ -10,6 +10,8 @@ from math import prod
 
 PRODUCT, SUM = "product", "sum"
 
+SizeOf = Callable[["Dim"], int]
+
 
 class DimError(Exception):
     """Two dimensions that must be equal have structures that cannot be brought together."""
@@ -22,10 +24,12 @@ class Dim:
         size: the size it was traced with.
         fixed: whether it keeps that size.
         kind, parts: PRODUCT or SUM of the parts; None and () for a leaf.
+        near: what this last and shorter part of a row of equal parts has to be as long as, once they change.
     """
 
     def __init__(self, size: int, *, fixed: bool = False, kind: str | None = None, parts: Sequence["Dim"] = ()):
         self.size, self.fixed, self.kind, self.parts = size, fixed or size == 1, kind, tuple(parts)
+        self.near: Dim | None = None
         self._merged_into: Dim | None = None
 
     def find(self) -> "Dim":
@@ -44,11 +48,16 @@ class Dim:
         for part in node.parts:
             yield from part.leaves()
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether nothing in it can change."""
+        return all(leaf.fixed for leaf in self.leaves())
+
     def fix(self) -> None:
         for leaf in self.leaves():
             leaf.fixed = True
 
-    def evaluate(self, size_of: Callable[["Dim"], int]) -> int:
+    def evaluate(self, size_of: SizeOf) -> int:
         """Its size where each leaf has the size `size_of(leaf)`."""
         node = self.find()
         if node.kind is None:
@@ -80,7 +89,7 @@ def unify(left: Dim, right: Dim) -> Dim:
     """Make both one size; structures are refined until they match.
 
     Raises:
-        DimError: sizes differ, or a product meets a sum.
+        DimError: sizes differ, or the structures have no common refinement.
     """
     left, right = left.find(), right.find()
     if left is right:
@@ -91,17 +100,33 @@ def unify(left: Dim, right: Dim) -> Dim:
         leaf, other = (left, right) if left.kind is None else (right, left)
         if leaf.fixed:
             other.fix()
+        other.near = other.near or leaf.near
         leaf._merged_into = other
         return other
-    if left.kind != right.kind:
-        raise DimError(f"a {left.kind} against a {right.kind} of size {left.size}")
-    if all(leaf.fixed for node in (left, right) for leaf in node.leaves()):
+    if left.is_fixed and right.is_fixed:
         return left
+    if left.kind != right.kind:
+        return _unify_kinds(*((left, right) if left.kind == SUM else (right, left)))
     cuts = _common_cuts(left, right)
     for one, two in zip(split(left, cuts, left.kind), split(right, cuts, right.kind), strict=True):
         unify(one, two)
     left._merged_into = right
     return right
+
+
+def _unify_kinds(total: Dim, product: Dim) -> Dim:
+    """A sum with a product: both as a sum of products, as 64 + 64 + 64 and 3 x 64."""
+    sizes = [part.find().size for part in total.parts]
+    if _cuts_between(product, sizes):
+        for one, two in zip(total.parts, split(product, sizes, SUM), strict=True):
+            unify(one, two)
+    else:
+        factors = [part.find() for part in product.parts]
+        free = max(index for index, part in enumerate(factors) if not part.is_fixed)
+        for one, two in zip(factors, split(total, [part.size for part in factors], free=free), strict=True):
+            unify(one, two)
+    total._merged_into = product
+    return product
 
 
 def _common_cuts(left: Dim, right: Dim) -> list[int]:
@@ -134,20 +159,60 @@ def split(dim: Dim, sizes: Sequence[int], kind: str = PRODUCT, *, free: int = -1
     node = dim.find()
     if len(sizes) == 1:
         return [node]
-    if all(leaf.fixed for leaf in node.leaves()):
+    if node.is_fixed:
         return [Dim(size, fixed=True) for size in sizes]
+    if kind == PRODUCT and 1 in sizes:
+        free %= len(sizes)
+        real = [index for index, size in enumerate(sizes) if size != 1]
+        place = real.index(free) if free in real else -1
+        parts = iter(split(node, [sizes[index] for index in real], free=place))
+        return [Dim(1) if size == 1 else next(parts) for size in sizes]
     if node.kind is None:
         free %= len(sizes)
-        parts = [Dim(size, fixed=kind == PRODUCT and index != free) for index, size in enumerate(sizes)]
-        real = [part for part in parts if kind == SUM or part.size != 1]
-        if len(real) == 1:
-            real[0]._merged_into = node
-        else:
-            node.kind, node.parts = kind, tuple(real)
-        return parts
-    if node.kind != kind:
-        raise DimError(f"a {node.kind} of size {node.size} is cut as a {kind}")
-    return _regroup(node, sizes, kind)
+        node.parts = tuple(Dim(size, fixed=kind == PRODUCT and index != free) for index, size in enumerate(sizes))
+        node.kind = kind
+        return list(node.parts)
+    if node.kind == kind:
+        return _regroup(node, sizes, kind)
+    if kind == SUM:
+        return _slices(node, sizes)
+    return _factors(node, sizes, free % len(sizes))
+
+
+def _cuts_between(product: Dim, sizes: Sequence[int]) -> bool:
+    """Whether cuts at these sizes fall between whole repetitions of what a product repeats."""
+    return all(size % _repeated(product)[1] == 0 for size in sizes)
+
+
+def _repeated(product: Dim) -> tuple[tuple[Dim, ...], int]:
+    """What a product repeats a fixed number of times, and its size: head_dim of heads x head_dim."""
+    parts = tuple(part.find() for part in product.parts)
+    start = next(index for index, part in enumerate(parts) if not part.is_fixed)
+    return parts[start:], prod(part.size for part in parts[start:])
+
+
+def _slices(product: Dim, sizes: Sequence[int]) -> list[Dim]:
+    """Parts of a product, each a whole number of repetitions: of 3 x 64 the first 64 and the other 2 x 64."""
+    inner, unit = _repeated(product)
+    if not _cuts_between(product, sizes):
+        raise DimError(f"a product of size {product.size} is cut as a sum of {tuple(sizes)}")
+    return [product_of([Dim(size // unit, fixed=True), *inner]) for size in sizes]
+
+
+def _factors(total: Dim, sizes: Sequence[int], free: int) -> list[Dim]:
+    """A sum cut as a product: its parts are cut alike, and what varies in them is one size or, in front, their sum."""
+    parts = [part.find() for part in total.parts]
+    for cut in range(1, len(sizes)):
+        unit = prod(sizes[cut:])
+        if any(part.size % unit for part in parts):
+            continue
+        in_front = free < cut
+        pairs = [split(part, [part.size // unit, unit], free=0 if in_front else 1) for part in parts]
+        for _, other in pairs[1:]:
+            unify(pairs[0][1], other)
+        counts = split(sum_of(count for count, _ in pairs), sizes[:cut], free=free if in_front else -1)
+        return [*counts, *split(pairs[0][1], sizes[cut:], free=-1 if in_front else free - cut)]
+    raise DimError(f"a sum of size {total.size} is cut as a product of {tuple(sizes)}")
 
 
 def _regroup(node: Dim, sizes: Sequence[int], kind: str) -> list[Dim]:
@@ -195,6 +260,4 @@ def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
 
 
 def _cut(joined: Sequence[Dim], run: Sequence[int]) -> list[Dim]:
-    real = [size for size in run if size != 1]
-    parts = iter(split(product_of(joined), real) if real else [])
-    return [Dim(1) if size == 1 else next(parts) for size in run]
+    return split(product_of(joined), run)

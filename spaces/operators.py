@@ -4,13 +4,14 @@ Rules get the operator's arguments, the dimensions of its tensor inputs and its 
 dimensions as the operator demands. Knows `spaces.dims` and shapes, nothing of models.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spaces.dims import Dim, DimError, reshape, split, sum_of, unify
+from spaces.dims import SUM, Dim, DimError, product_of, reshape, split, sum_of, unify
 
 aten = torch.ops.aten
 
@@ -35,21 +36,23 @@ def dims_after(func: Any, args: Any, axes: list[list[Dim]], outputs: Sequence[Te
 
 def _convolution(args: Any, axes: list[list[Dim]], outputs: Sequence[Tensor]) -> list[list[Dim]]:
     """[N, C, *S] with weight [O, I, *K]: C is groups x I, O is groups x (O / groups)."""
-    data, weight, groups = axes[0], axes[1], args[8]
-    if args[6]:
-        raise DimError("transposed convolution")
+    data, weight, groups, transposed = axes[0], axes[1], args[8], args[6]
     for kernel in weight[2:]:
         kernel.fix()
     if groups == 1:
-        unify(data[1], weight[1])
+        source, target = reversed(weight[:2]) if not transposed else weight[:2]
+        unify(data[1], source)
+    elif transposed:
+        raise DimError("a transposed convolution in groups")
     else:
+        target = weight[0]
         inward = split(data[1], [groups, weight[1].find().size], free=0)
-        outward = split(weight[0], [groups, weight[0].find().size // groups], free=0)
+        outward = split(target, [groups, target.find().size // groups], free=0)
         unify(inward[0], outward[0])
         unify(inward[1], weight[1])
     if len(axes) > 2:
-        unify(axes[2][0], weight[0])
-    return [[data[0], weight[0], *_same_sizes(data, outputs[0])[2:]]]
+        unify(axes[2][0], target)
+    return [_same_sizes([data[0], target, *data[2:]], outputs[0])]
 
 
 def _pointwise(axes: Sequence[list[Dim]], out: Tensor) -> list[Dim]:
@@ -64,9 +67,12 @@ def _pointwise(axes: Sequence[list[Dim]], out: Tensor) -> list[Dim]:
 
 
 def _same_sizes(dims: Sequence[Dim], out: Tensor) -> list[Dim]:
-    """Pooling, padding, softmax, means: an axis that keeps its size stays, any other is new."""
+    """Pooling, padding, softmax: an axis that keeps its size stays, any other cannot change."""
     if len(dims) != out.ndim:
         raise DimError(f"{len(dims)} axes become {out.ndim}")
+    for dim, size in zip(dims, out.shape, strict=True):
+        if dim.find().size != size:
+            dim.fix()
     return [
         dim if dim.find().size == size else Dim(size, fixed=True) for dim, size in zip(dims, out.shape, strict=True)
     ]
@@ -100,11 +106,10 @@ def _viewed(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
 
 
 def _expanded(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
+    """Copies along an axis: as many as what they meet has."""
     old, shape = axes[0], outputs[0].shape
     padded = [Dim(1)] * (len(shape) - len(old)) + list(old)
-    return [
-        [dim if dim.find().size == size else Dim(size, fixed=True) for dim, size in zip(padded, shape, strict=True)]
-    ]
+    return [[dim if dim.find().size == size else Dim(size) for dim, size in zip(padded, shape, strict=True)]]
 
 
 def _matmul(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
@@ -165,7 +170,10 @@ def _stacked(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
 def _split(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
     dims = axes[0]
     place = (args[2] if len(args) > 2 else 0) % len(dims)
-    parts = split(dims[place], [tensor.shape[place] for tensor in outputs], "sum")
+    sizes = [tensor.shape[place] for tensor in outputs]
+    parts = split(dims[place], sizes, SUM)
+    if isinstance(args[1], int) and sizes[-1] < sizes[0]:
+        parts[-1].find().near = parts[0]
     return [[*dims[:place], part, *dims[place + 1 :]] for part in parts]
 
 
@@ -183,12 +191,15 @@ def _sliced(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
         return [list(dims)]
     start = args[2] if len(args) > 2 and args[2] is not None else 0
     start = max(0, start + whole if start < 0 else start)
-    if (args[4] if len(args) > 4 else 1) != 1 or all(leaf.fixed for leaf in dims[place].leaves()):
+    step = args[4] if len(args) > 4 else 1
+    if step > 1 and whole % step == 0 and size * step == whole:
+        part = split(dims[place], [size, step], free=0)[0]
+    elif step != 1 or dims[place].is_fixed:
         dims[place].fix()
         part = Dim(size, fixed=True)
     else:
         sizes = [piece for piece in (start, size, whole - start - size) if piece]
-        part = split(dims[place], sizes, "sum")[1 if start else 0]
+        part = split(dims[place], sizes, SUM)[1 if start else 0]
     return [[*dims[:place], part, *dims[place + 1 :]]]
 
 
@@ -201,11 +212,52 @@ def _squeezed(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
 
 
 def _indexed(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
-    """Only a look-up in the first axis: table[indices] -> [*indices, *rest]."""
-    if len(args[1]) != 1 or args[1][0] is None:
-        raise DimError("an index on several axes")
-    axes[0][0].fix()
-    return [[*axes[1], *axes[0][1:]]]
+    """A look-up x[:, i, j]: neighbouring axes with indices become the axes of the (broadcast) indices."""
+    places = [place for place, index in enumerate(args[1]) if index is not None]
+    first, last = places[0], places[-1]
+    mask = any(args[1][place].dtype == torch.bool for place in places)
+    if mask or places != list(range(first, last + 1)):
+        raise DimError("an index by truth values, or on axes that are no neighbours")
+    for dim in (*(axes[0][place] for place in places), *(dim for index in axes[1:] for dim in index)):
+        dim.fix()
+    count = outputs[0].ndim - (len(axes[0]) - len(places))
+    looked_up = [Dim(size, fixed=True) for size in outputs[0].shape[first : first + count]]
+    return [[*axes[0][:first], *looked_up, *axes[0][last + 1 :]]]
+
+
+def _selected(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
+    place = args[1] % len(axes[0])
+    for dim in (axes[0][place], *axes[1]):
+        dim.fix()
+    return [[*axes[0][:place], Dim(outputs[0].shape[place], fixed=True), *axes[0][place + 1 :]]]
+
+
+def _repeated(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
+    times = args[1]
+    padded = [Dim(1)] * (len(times) - len(axes[0])) + list(axes[0])
+    return [[product_of([Dim(count, fixed=True), dim]) for count, dim in zip(times, padded, strict=True)]]
+
+
+def _unfolded(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
+    """Windows along one axis: their number stays in its place, their length comes last."""
+    place, dims = args[1] % len(axes[0]), list(axes[0])
+    dims[place].fix()
+    dims[place] = Dim(outputs[0].shape[place], fixed=True)
+    return [[*dims, Dim(args[2], fixed=True)]]
+
+
+def _patches(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
+    """[N, C, H, W] -> [N, C x kernel, L], as nn.Unfold."""
+    batch, channels = axes[0][:2]
+    kernel = Dim(math.prod(args[1]), fixed=True)
+    return [[batch, product_of([channels, kernel]), Dim(outputs[0].shape[2], fixed=True)]]
+
+
+def _unpatched(args: Any, axes: Any, outputs: Any) -> list[list[Dim]]:
+    """[N, C x kernel, L] -> [N, C, H, W], as nn.Fold."""
+    batch, joined = axes[0][:2]
+    channels = split(joined, [outputs[0].shape[1], math.prod(args[2])], free=0)[0]
+    return [[batch, channels, *(Dim(size, fixed=True) for size in outputs[0].shape[2:])]]
 
 
 _POINTWISE = {
@@ -218,6 +270,7 @@ _SPATIAL = {
     aten.upsample_bilinear2d, aten.upsample_nearest2d, aten.upsample_bicubic2d, aten.reflection_pad2d,
     aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa, aten.cumsum, aten.flip, aten.zeros_like,
     aten.ones_like, aten.empty_like, aten.adaptive_max_pool2d, aten.avg_pool1d,
+    aten.upsample_linear1d, aten.upsample_nearest1d, aten.avg_pool3d,
     aten.as_strided_,
 }  # fmt: skip
 _RULES: dict[Any, Callable[[Any, Any, Any], list[list[Dim]]]] = {
@@ -232,5 +285,6 @@ _RULES: dict[Any, Callable[[Any, Any, Any], list[list[Dim]]]] = {
     aten.select: _unbound, aten.slice: _sliced, aten.mean: _reduced, aten.sum: _reduced, aten.amax: _reduced,
     aten.amin: _reduced, aten.var: _reduced, aten.std: _reduced,
     aten.linalg_vector_norm: lambda args, axes, outputs: _reduced([args[0], args[2]], axes, outputs),
-    aten.index: _indexed,
+    aten.index: _indexed, aten.index_select: _selected, aten.repeat: _repeated, aten.unfold: _unfolded,
+    aten.im2col: _patches, aten.col2im: _unpatched, aten.unsafe_split: _split, aten.unsafe_split_with_sizes: _split,
 }  # fmt: skip

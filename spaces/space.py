@@ -8,55 +8,19 @@ to a backbone, or changes nothing, is not asked. Knows nothing of searches or tr
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import product
 from typing import Any
 
-from spaces.anatomy import Anatomy, anatomy_of
+from spaces.anatomy import anatomy_of
 from spaces.architecture import Architecture
-from spaces.build import check
 from spaces.errors import SpaceError
-from spaces.schema import Backbone, Dimension, SpaceFile
-from spaces.techniques import TECHNIQUES, Choice, NotApplicable, Technique
+from spaces.questions import Chooser, Label, Menu, Parameter, label_of, plain
+from spaces.schema import Backbone, SpaceFile
+from spaces.techniques import TECHNIQUES, kind_of
 
-Label = bool | int | float | str
 MOST_COMBINATIONS = 1_000  # of a backbone's arguments: each is built once on the meta device, in a tenth of a second
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One decision: a name with the labels that can be chosen; equal names have equal labels."""
-
-    name: str
-    choices: tuple[Label, ...]
-
-
-Chooser = Callable[[Parameter], Label]
-
-
-@dataclass(frozen=True)
-class _Option:
-    """What a label stands for: the choice as written."""
-
-    label: Label
-    choice: Any
-
-
-@dataclass(frozen=True)
-class _Question:
-    """A dimension, or one stage of it, with the options that differ on one backbone."""
-
-    dimension: str
-    parameter: Parameter
-    options: tuple[_Option, ...]
-
-    def ask(self, choose: Chooser) -> Any:
-        if len(self.options) == 1:
-            return self.options[0].choice
-        chosen = choose(self.parameter)
-        return self.options[self.parameter.choices.index(chosen)].choice
 
 
 class SearchSpace:
@@ -74,9 +38,7 @@ class SearchSpace:
 
     def __init__(self, file: SpaceFile):
         self.file = file
-        self._notes: dict[str, None] = {}
-        self._questions: dict[str, tuple[_Question, ...]] = {}
-        self._refused: dict[tuple[str, str], str] = {}
+        self._menus: dict[str, Menu] = {}
         self._backbones = dict(_labelled(file.backbones))
         for index, (label, entry) in enumerate(self._backbones.items()):
             count = math.prod(len(value) for value in entry.kwargs.values() if isinstance(value, list | tuple))
@@ -85,24 +47,28 @@ class SearchSpace:
                 raise SpaceError(reason, key=f"backbones[{index}].kwargs")
             for kwargs in _combinations(entry):
                 try:
-                    self._ask(label, kwargs)
+                    self._menu(label, kwargs)
                 except SpaceError as error:
                     if error.key and error.key.startswith("dimensions"):
                         raise
                     place = ".".join(part for part in (f"backbones[{index}]", error.key) if part)
                     raise SpaceError(error.reason, key=place) from None
-        for name, dimension in file.dimensions.items():
-            for parameter in dimension.parameters:
-                self._notes[f"{name}: {parameter} is asked by none of its choices"] = None
-        if not file.backbones:
-            self._plain = tuple(
-                _Question(name, Parameter(name, _labels(d.choices)), _options(d.choices))
-                for name, d in file.dimensions.items()
-            )
+        self._plain = tuple(
+            plain(name, dimension.choices)  # type: ignore[arg-type]
+            for name, dimension in file.dimensions.items()
+            if not file.backbones
+        )
 
     @property
     def notes(self) -> list[str]:
-        return list(self._notes)
+        """In the order of the file."""
+        unused = (
+            f"{name}: {parameter} is asked by none of its choices"
+            for name, dimension in self.file.dimensions.items()
+            for parameter in dimension.parameters
+            if not any(TECHNIQUES[name].takes(kind_of(choice), parameter) for choice in dimension.choices)
+        )
+        return list(dict.fromkeys([*unused, *(note for menu in self._menus.values() for note in menu.notes)]))
 
     def decide(self, choose: Chooser) -> Architecture:
         """The architecture that a chooser picks, with every choice in words; asked is only what makes a difference."""
@@ -114,17 +80,12 @@ class SearchSpace:
         kwargs = {}
         for key, value in entry.kwargs.items():
             if isinstance(value, list | tuple):
-                question = _Question("", Parameter(f"{label}.{key}", _labels(value)), _options(value))
-                kwargs[key] = question.ask(choose)
+                labels = tuple(map(label_of, value))
+                chosen = choose(Parameter(f"{label}.{key}", labels)) if len(labels) > 1 else labels[0]
+                kwargs[key] = value[labels.index(chosen)]
             else:
                 kwargs[key] = value
-        choices: dict[str, Any] = {}
-        for question in self._ask(label, kwargs):
-            choice = question.ask(choose)
-            if self.file.dimensions[question.dimension].per == "stage":
-                choices.setdefault(question.dimension, []).append(choice)
-            else:
-                choices[question.dimension] = choice
+        choices = self._menu(label, kwargs).decide(choose)
         return Architecture(backbone=entry.name, kwargs=kwargs, choices=choices)
 
     def sample(self, rng: random.Random) -> Architecture:
@@ -147,10 +108,7 @@ class SearchSpace:
         """The exact number of distinct architectures."""
         if not self._backbones:
             return math.prod(len(question.options) for question in self._plain)
-        return sum(
-            math.prod(len(question.options) for question in self._ask(label, kwargs))
-            for label, kwargs in self._networks()
-        )
+        return sum(self._menu(label, kwargs).size for label, kwargs in self._networks())
 
     def __iter__(self) -> Iterator[Architecture]:
         """Every distinct architecture, in a fixed order."""
@@ -159,15 +117,13 @@ class SearchSpace:
 
     def walks(self) -> Iterator[dict[str, Label]]:
         """The answers that lead to each distinct architecture, by parameter name, in a fixed order."""
-        starts: Iterator[tuple[dict[str, Label], tuple[_Question, ...]]]
-        if self._backbones:
-            starts = ((self._start(label, kwargs), self._ask(label, kwargs)) for label, kwargs in self._networks())
-        else:
-            starts = iter([({}, self._plain)])
-        for start, questions in starts:
-            for labels in product(*(question.parameter.choices for question in questions)):
-                named = zip((question.parameter.name for question in questions), labels, strict=True)
-                yield start | dict(named)
+        if not self._backbones:
+            names = [question.dimension for question in self._plain]
+            for labels in product(*(question.declared[0] for question in self._plain)):
+                yield dict(zip(names, labels, strict=True))
+        for label, kwargs in self._networks():
+            for answers in self._menu(label, kwargs).walks():
+                yield self._start(label, kwargs) | answers
 
     def backbones(self) -> Iterator[Architecture]:
         """Every backbone with its arguments, unmodified."""
@@ -176,7 +132,7 @@ class SearchSpace:
 
     def _start(self, label: str, kwargs: Mapping[str, Any]) -> dict[str, Label]:
         lists = {key: v for key, v in self._backbones[label].kwargs.items() if isinstance(v, list | tuple)}
-        chosen = {f"{label}.{key}": _label(kwargs[key]) for key in lists}
+        chosen = {f"{label}.{key}": label_of(kwargs[key]) for key in lists}
         return {"backbone": label, **chosen}
 
     def _networks(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -189,64 +145,12 @@ class SearchSpace:
                     seen.add(plain)
                     yield label, kwargs
 
-    def _ask(self, label: str, kwargs: Mapping[str, Any]) -> tuple[_Question, ...]:
-        """The questions of all dimensions for one backbone with its arguments."""
+    def _menu(self, label: str, kwargs: Mapping[str, Any]) -> Menu:
         key = f"{label} {json.dumps(kwargs, sort_keys=True)}"
-        if key not in self._questions:
+        if key not in self._menus:
             anatomy = anatomy_of(self._backbones[label].name, kwargs)
-            self._questions[key] = tuple(
-                question
-                for name, dimension in self.file.dimensions.items()
-                for question in self._dimension(label, name, dimension, anatomy)
-            )
-        return self._questions[key]
-
-    def _dimension(self, label: str, name: str, dimension: Dimension, anatomy: Anatomy) -> Iterator[_Question]:
-        technique = TECHNIQUES[name]
-        usable = [choice for choice in dimension.choices if self._applies(label, technique, choice, anatomy)]
-        if not usable:
-            place = f"{_text(anatomy.kwargs)} {label} {name}"
-            reasons = "; ".join(dict.fromkeys(self._refused[place, _text(choice)] for choice in dimension.choices))
-            raise SpaceError(
-                f"no choice applies to {label}: {reasons}; add {technique.default!r}, which always applies",
-                key=f"dimensions.{name}",
-            )
-        stages = max(1, len(anatomy.stages))
-        if dimension.per == "network":
-            options = _distinct(usable, [technique.canonical((choice,) * stages, anatomy) for choice in usable])
-            yield self._question(label, name, name, dimension, options)
-            return
-        for stage in range(stages):
-            options = _distinct(usable, [_at(technique, choice, stage, anatomy) for choice in usable])
-            yield self._question(label, name, f"{name}.{stage}", dimension, options)
-
-    def _question(
-        self, label: str, name: str, asked: str, dimension: Dimension, options: tuple[_Option, ...]
-    ) -> _Question:
-        labels = tuple(option.label for option in options)
-        if labels != _labels(dimension.choices):
-            asked += f"({'|'.join(map(str, labels))})"
-        if len(labels) == 1 < len(dimension.choices):
-            self._notes[f"{label}: {name} makes no difference beyond {labels[0]}"] = None
-        return _Question(name, Parameter(asked, labels), options)
-
-    def _applies(self, label: str, technique: Technique, choice: Choice, anatomy: Anatomy) -> bool:
-        """Whether a choice can be built on a backbone with these arguments: built on the meta device, and run."""
-        key = (f"{_text(anatomy.kwargs)} {label} {technique.name}", _text(choice))
-        if key not in self._refused:
-            reason = ""
-            try:
-                technique.canonical((choice,) * max(1, len(anatomy.stages)), anatomy)
-                check(
-                    Architecture(
-                        backbone=anatomy.backbone, kwargs=anatomy.kwargs, choices={technique.name: choice}
-                    ).canonical
-                )
-            except (NotApplicable, SpaceError) as error:
-                reason = error.reason if isinstance(error, SpaceError) else str(error)
-                self._notes[f"{label}: {technique.name} {_label(choice)} is left out: {reason}"] = None
-            self._refused[key] = reason
-        return not self._refused[key]
+            self._menus[key] = Menu(label, anatomy, self.file.dimensions)
+        return self._menus[key]
 
 
 def _labelled(backbones: tuple[Backbone, ...]) -> Iterator[tuple[str, Backbone]]:
@@ -261,34 +165,3 @@ def _combinations(entry: Backbone) -> Iterator[dict[str, Any]]:
     lists = {key: value if isinstance(value, list | tuple) else [value] for key, value in entry.kwargs.items()}
     for values in product(*lists.values()):
         yield dict(zip(lists, values, strict=True))
-
-
-def _at(technique: Technique, choice: Choice, stage: int, anatomy: Anatomy) -> Choice:
-    """What a choice does in one stage while the others stay as they are."""
-    choices = [technique.default] * max(1, len(anatomy.stages))
-    choices[stage] = choice
-    return technique.canonical(tuple(choices), anatomy)[stage]
-
-
-def _distinct(choices: Sequence[Choice], effects: Sequence[Any]) -> tuple[_Option, ...]:
-    """The first choice of each effect."""
-    options: dict[str, _Option] = {}
-    for choice, effect in zip(choices, effects, strict=True):
-        options.setdefault(_text(effect), _Option(_label(choice), choice))
-    return tuple(options.values())
-
-
-def _text(choice: Any) -> str:
-    return json.dumps(choice, sort_keys=True)
-
-
-def _label(choice: Any) -> Label:
-    return choice if isinstance(choice, bool | int | float | str) else _text(choice)
-
-
-def _labels(choices: Any) -> tuple[Label, ...]:
-    return tuple(_label(choice) for choice in choices)
-
-
-def _options(choices: Any) -> tuple[_Option, ...]:
-    return tuple(_Option(_label(choice), choice) for choice in choices)

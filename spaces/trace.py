@@ -21,6 +21,7 @@ _ALIASES = {
     aten.view, aten._unsafe_view, aten.reshape, aten.permute, aten.transpose, aten.clone, aten.alias,
     aten.unsqueeze, aten.squeeze, aten.detach, aten._to_copy, aten.contiguous,
 }  # fmt: skip
+_SOFTMAX = {aten._softmax, aten._safe_softmax}
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Facts:
         parameter: the one parameter it is made of, where it is made of nothing else.
         producers: modules that returned it, scaled or not since, the innermost first.
         scale: the parameter that it was last multiplied by, if nothing but aliases and constants came after.
+        through: every parameter on any way from the input to it.
+        product: whether it is a product of two tensors of data, reshaped or changed value by value since.
     """
 
     dims: list[Dim]
@@ -40,6 +43,8 @@ class Facts:
     parameter: str | None = None
     producers: list[str] = field(default_factory=list)
     scale: str | None = None
+    through: frozenset[str] = frozenset()
+    product: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +55,16 @@ class Addition:
         producers: the modules whose output is the branch as it is added, the innermost first.
         scale: the name of the model's own scale at the end of the branch, if it has one.
         dims: the dimensions of the sum.
+        parameters: those that the branch goes through and the shortcut does not.
+        shortcut: the modules that put out the shortcut, the innermost first; none where it is the input of `module`.
     """
 
     module: str
     producers: tuple[str, ...]
     scale: str | None
     dims: tuple[Dim, ...]
+    parameters: frozenset[str]
+    shortcut: tuple[str, ...]
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -65,6 +74,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         dims: for every parameter and buffer that was used, its dimensions.
         additions: the residual additions, in order of execution.
         order: modules by their first call.
+        inputs: the dimensions of the first tensor that a module was given in its first call.
+        outputs: the dimensions of what a module returned in its first call, where that was one tensor.
+        attentions: modules that turn products of data into weights by a softmax, the innermost with parameters.
         notes: operators that had no rule, and sizes that could not be followed.
     """
 
@@ -74,8 +86,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.conv_inputs: dict[str, Dim] = {}
         self.additions: list[Addition] = []
         self.order: list[str] = []
+        self.inputs: dict[str, tuple[Dim, ...]] = {}
+        self.outputs: dict[str, tuple[Dim, ...]] = {}
+        self.attentions: set[str] = set()
         self.notes: list[str] = []
         self._facts: dict[int, Facts] = {}
+        self._weighty = {path for path, module in model.named_modules() if any(True for _ in module.parameters())}
         self._alive: list[Tensor] = []
         self._stack: list[str] = []
         self._names = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
@@ -99,6 +115,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stack.append(name)
             if name not in self.order:
                 self.order.append(name)
+            if args and isinstance(args[0], Tensor):
+                self.inputs.setdefault(name, tuple(self.facts(args[0]).dims))
 
         return hook
 
@@ -107,6 +125,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stack.pop()
             if isinstance(output, Tensor):
                 self.facts(output).producers.append(name)
+                self.outputs.setdefault(name, tuple(self.facts(output).dims))
 
         return hook
 
@@ -123,15 +142,19 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         dims = [Dim(size, fixed=name is None) for size in tensor.shape]
         if name is not None:
             self.dims[name] = dims
-        return self._know(tensor, Facts(dims, parameter=name))
+        through = frozenset() if name is None else frozenset([name])
+        return self._know(tensor, Facts(dims, parameter=name, through=through))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         inputs = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, Tensor)]
         outputs = [item for item in tree_flatten(result)[0] if isinstance(item, Tensor)]
         known = [self.facts(tensor) for tensor in inputs]
-        if func.overloadpacket is aten.convolution and known[1].parameter:
-            self.conv_inputs[known[1].parameter] = known[0].dims[1]
+        if func.overloadpacket is aten.convolution:
+            weight = known[1].parameter or f"{self._stack[-1] if self._stack else ''}.weight"  # or made from it
+            self.conv_inputs[weight] = known[0].dims[1]
+        if func.overloadpacket in _SOFTMAX and known[0].product:
+            self.attentions.add(next((path for path in reversed(self._stack) if path in self._weighty), ""))
         if func.overloadpacket in (aten.add, aten.add_) and len(known) == 2:
             self._addition(known, inputs)
         try:
@@ -147,6 +170,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _heritage(self, func: Any, facts: Facts, known: Sequence[Facts], inputs: Sequence[Tensor]) -> Facts:
         """Fill in what the output inherits beside its dimensions."""
+        facts.through = frozenset().union(*(fact.through for fact in known))
+        facts.product = any(fact.product for fact in known) and torch.Tag.pointwise in func.tags
+        if func.overloadpacket in _ALIASES:
+            facts.product = known[0].product
+        elif func.overloadpacket in (aten.bmm, aten.matmul):
+            facts.product = all(fact.weighted is not None for fact in known)
         depths = [fact.weighted for fact in known if fact.weighted is not None]
         origins = {fact.parameter for fact in known}
         if not depths:
@@ -169,8 +198,15 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         if inputs[0].shape != inputs[1].shape or inputs[0].ndim < 3:
             return
-        branch = one if one.weighted > two.weighted else two
+        branch, shortcut = (one, two) if one.weighted > two.weighted else (two, one)
         place = self._stack[-1] if self._stack else ""
         self.additions.append(
-            Addition(module=place, producers=tuple(branch.producers), scale=branch.scale, dims=tuple(branch.dims))
+            Addition(
+                module=place,
+                producers=tuple(branch.producers),
+                scale=branch.scale,
+                dims=tuple(branch.dims),
+                parameters=branch.through - shortcut.through,
+                shortcut=tuple(path for path in shortcut.producers if path.startswith(f"{place}.")),
+            )
         )

@@ -5,7 +5,6 @@ into its products, which torch before 2.15 counts as nothing on a CPU (pytorch i
 activations and additions are not counted, as is usual.
 """
 
-import copy
 from typing import final
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from search.costs.cost import InputSize
+from spaces.meta import on_meta
 
 
 def macs(model: nn.Module, input_size: InputSize) -> int:
@@ -22,17 +22,9 @@ def macs(model: nn.Module, input_size: InputSize) -> int:
     """
     counter = FlopCounterMode(display=False)
     with torch.device("meta"), torch.no_grad(), counter:
-        _on_meta(model).eval()(torch.empty(1, *input_size))
+        on_meta(model).requires_grad_(False)(torch.empty(1, *input_size))
     flops: int = counter.get_total_flops()
     return flops // 2  # torch counts a multiply-accumulate as two operations
-
-
-def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy without data: `deepcopy` is handed an empty twin of each tensor, and keeps ties as they are."""
-    twins = {
-        id(parameter): nn.Parameter(parameter.to("meta"), parameter.requires_grad) for parameter in model.parameters()
-    } | {id(buffer): buffer.to("meta") for buffer in model.buffers()}
-    return copy.deepcopy(model, twins)
 
 
 @final

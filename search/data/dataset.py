@@ -85,6 +85,11 @@ class Dataset:
         return self.preprocessing.in_chans
 
     @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of what a model sees."""
+        return self.in_chans, self.image_size, self.image_size
+
+    @property
     def image_size(self) -> int:
         return self.preprocessing.image_size
 

@@ -15,7 +15,7 @@ from search.samplers import make
 from search.samplers.telling import Telling
 from search.untried import Answers
 from spaces import Architecture, Parameter, SearchSpace
-from spaces.space import Label
+from spaces.questions import Label
 
 NOTE = "trial "  # what was found out of a trial after its end, by its number; an attribute of the study
 DRAWN = "drawn"  # attribute of a trial that was enqueued, not proposed by the sampler

@@ -8,20 +8,34 @@
 Works on any classifier; knows nothing of architectures or of the search.
 """
 
-from search.training.checkpoint import WEIGHTS, load_weights, saved_epoch
+from search.training.checkpoint import (
+    REDUCED,
+    WEIGHTS,
+    finished,
+    load_strengths,
+    load_weights,
+    save_strengths,
+    save_weights,
+    saved_epoch,
+)
 from search.training.evaluation import Score, predict, recalibrate, score, seeded
 from search.training.schedule import learning_rate
 from search.training.trainer import Trainer, TrainingDiverged
 
 __all__ = [
+    "REDUCED",
     "WEIGHTS",
     "Score",
     "Trainer",
     "TrainingDiverged",
+    "finished",
     "learning_rate",
+    "load_strengths",
     "load_weights",
     "predict",
     "recalibrate",
+    "save_strengths",
+    "save_weights",
     "saved_epoch",
     "score",
     "seeded",

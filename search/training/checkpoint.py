@@ -1,12 +1,13 @@
 """What a training leaves on disk: weights for anyone, and the state to go on from; both written atomically.
 
 `model.safetensors` holds the weights of the last validated epoch, with that epoch in its metadata.
-`training.pt` holds weights, optimiser state and epoch, and is there until the horizon is reached. Neither
-can run code when it is read.
+`training.pt` holds weights, optimiser state and epoch, and is there until the horizon is reached. `reduced/`
+holds the weights of what is left of the network where blocks were removed. None can run code when it is read.
 """
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import nn
 
 WEIGHTS = "model.safetensors"
 STATE = "training.pt"
+REDUCED = "reduced"
+STRENGTHS = "strengths.json"
 
 
 def save_weights(model: nn.Module, directory: Path, epoch: int) -> None:
@@ -27,6 +30,11 @@ def save_weights(model: nn.Module, directory: Path, epoch: int) -> None:
 def load_weights(model: nn.Module, directory: Path) -> None:
     """Into a model of the same architecture; every tensor must be there and fit."""
     load_model(model, directory / WEIGHTS, strict=True)
+
+
+def finished(directory: Path) -> Path:
+    """Where the weights of the finished network are: apart, where the training made it a smaller one."""
+    return directory / REDUCED if (directory / REDUCED / WEIGHTS).exists() else directory
 
 
 def saved_epoch(directory: Path) -> int:
@@ -51,6 +59,19 @@ def load_state(directory: Path, device: torch.device) -> dict[str, Any] | None:
 
 def drop_state(directory: Path) -> None:
     (directory / STATE).unlink(missing_ok=True)
+
+
+def save_strengths(strengths: Mapping[str, Sequence[float]], directory: Path) -> None:
+    """Which layers and channels count how much, by place; a network without scales leaves nothing."""
+    if strengths:
+        _replace(directory / STRENGTHS, lambda path: path.write_text(json.dumps(strengths) + "\n"))
+
+
+def load_strengths(directory: Path) -> dict[str, list[float]]:
+    """By place, in order of execution; empty where there are none."""
+    path = directory / STRENGTHS
+    found: dict[str, list[float]] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -6,8 +6,9 @@ training was paused: on a CPU to the last bit, on a GPU up to the order in which
 
 import inspect
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ class TrainingDiverged(Exception):
 @final
 class Trainer:
     """Trains `model` in place.
+
+    A module may have two hooks: `penalty() -> Tensor`, a scalar that is added to the loss of every step, and
+    `end_epoch(epoch, epochs)`, called after each epoch, counted from 1, of as many as the horizon has.
 
     Args:
         model: logits `[N, num_classes]` from images `[N, C, H, W]`.
@@ -65,13 +69,15 @@ class Trainer:
         self._batches = Batches(dataset, dataset.train, recipe.batch_size, self.device)
         self._optimizer = _optimizer(self.model, recipe)
         self._amp_type = _amp_type(self.device) if recipe.amp == "auto" else None
+        self._penalties = _hooks(self.model, "penalty")
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_type == torch.float16)
 
     def train_epoch(self) -> dict[str, float]:
         """One pass over the training split.
 
         Returns:
-            train_loss (smoothed, nats), train_accuracy in [0, 1], lr (of the last step), seconds, images_per_s.
+            train_loss (smoothed, nats, with penalties), train_accuracy in [0, 1], lr (of the last step), seconds,
+            images_per_s.
 
         Raises:
             TrainingDiverged: the loss is nan or inf.
@@ -92,6 +98,8 @@ class Trainer:
                 if (step + 1) % _CHECK_STEPS == 0 or step + 1 == steps:
                     self._check(losses)
         self.epoch += 1
+        for end_epoch in _hooks(self.model, "end_epoch"):
+            end_epoch(self.epoch, self.horizon)
         seconds = time.perf_counter() - start
         return {
             "train_loss": (losses.cpu() @ sizes / sizes.sum()).item(),
@@ -161,6 +169,8 @@ class Trainer:
         with torch.autocast(self.device.type, self._amp_type, enabled=self._amp_type is not None):
             logits = self.model(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
+        for penalty in self._penalties:
+            loss = loss + penalty()
         torch.autograd.backward(self._scaler.scale(loss))
         if self._recipe.clip_grad is not None:
             self._scaler.unscale_(self._optimizer)
@@ -187,6 +197,10 @@ class Trainer:
         if not (finite := losses.isfinite()).all():
             step = int(finite.logical_not().nonzero()[0])
             raise TrainingDiverged(f"loss {losses[step].item()} in epoch {self.epoch + 1}, step {step + 1}")
+
+
+def _hooks(model: nn.Module, name: str) -> list[Callable[..., Any]]:
+    return [getattr(module, name) for module in model.modules() if hasattr(module, name)]
 
 
 def _optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:

@@ -7,11 +7,12 @@ found when the space is opened.
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from spaces.backbone import REFUSED_KWARGS, check_backbone
 from spaces.errors import SpaceError
 from spaces.schema.complaint import GrammarError, Section, shown
+from spaces.schema.data import absolute
 
 
 def _name_alone(schema: dict[str, Any]) -> None:
@@ -21,7 +22,7 @@ def _name_alone(schema: dict[str, Any]) -> None:
 
 
 class Backbone(Section):
-    """A timm model, by its name or as `{name, kwargs}`."""
+    """A timm model, by its name or as `{name, kwargs, weights}`."""
 
     model_config = ConfigDict(json_schema_extra=_name_alone)
 
@@ -29,6 +30,8 @@ class Backbone(Section):
     """As timm lists it; a pretrained tag (`resnet18.a1_in1k`) may follow."""
     kwargs: Mapping[str, JsonValue] = {}
     """Arguments of the model. A list is a choice; a value that is a list itself is a list in the list."""
+    weights: str | None = Field(default=None, examples=["weights/resnet10t.safetensors"])
+    """With train.pretrained: a safetensors file to start from, relative to the space file. None: timm's own."""
 
     @model_validator(mode="before")
     @classmethod
@@ -43,6 +46,15 @@ class Backbone(Section):
         except SpaceError as error:
             raise GrammarError(error.reason) from None
         return name
+
+    @field_validator("weights")
+    @classmethod
+    def _safe(cls, weights: str | None, info: ValidationInfo) -> str | None:
+        if weights is None:
+            return None
+        if not weights.endswith(".safetensors"):
+            raise GrammarError(f"{shown(weights)} is not a .safetensors file, the one kind that cannot run code")
+        return absolute(weights, info)
 
     @field_validator("kwargs")
     @classmethod

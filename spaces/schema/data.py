@@ -44,6 +44,15 @@ def _transform(source: object, name: object) -> str:
     return "crop_flip" if source == "npz" or name in _SMALL else "resized_crop_flip"
 
 
+def absolute(path: str, info: ValidationInfo) -> str:
+    """A path of a space file, from the file's directory on; `~` is the home."""
+    directory: Path = (info.context or {}).get("directory", Path.cwd())
+    try:
+        return os.path.normpath(directory / Path(path).expanduser())
+    except RuntimeError:
+        raise GrammarError(f"{path!r} starts in a home directory that does not exist") from None
+
+
 class Data(Section):
     """Labelled images. A test split that the data come with is kept as it is; nothing is downloaded."""
 
@@ -83,13 +92,7 @@ class Data(Section):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: str | None, info: ValidationInfo) -> str | None:
-        if path is None:
-            return None
-        directory: Path = (info.context or {}).get("directory", Path.cwd())
-        try:
-            return os.path.normpath(directory / Path(path).expanduser())
-        except RuntimeError:
-            raise GrammarError(f"{path!r} starts in a home directory that does not exist") from None
+        return None if path is None else absolute(path, info)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -1,7 +1,8 @@
 """The `dimensions` section: three ways to write what may be chosen, one way to keep it.
 
-A list of choices, `{choices: [...], per: stage}`, or `{kind: [...], PARAMETER: ...}` where the technique has
-parameters of its own. Knows the techniques by their `check`, nothing of how they rewrite a model.
+A list of choices, `{choices: [...], per: stage}`, or `{kind: [...], PARAMETER: ...}` where kinds have parameters of
+their own: each value is then tried with each kind that takes it. Knows the techniques by their `check`, nothing of
+how they rewrite a model.
 """
 
 import json
@@ -15,15 +16,9 @@ from pydantic_core import CoreSchema
 
 from spaces.errors import unknown
 from spaces.schema.complaint import GrammarError, Section, shown
-from spaces.techniques.base import Choice, Scalar, Technique
+from spaces.techniques.base import Choice, Knob, Scalar, Technique
 
 Per = Literal["network", "stage"]
-
-# Parameters that a technique takes beside its kind, with the open interval their values lie in.
-# skip_threshold is a quantile, asked for by the kind ela (2503.06473).
-PARAMETERS: Mapping[str, Mapping[str, tuple[float, float]]] = {
-    "layer_attention": {"skip_threshold": (0.0, 1.0)},
-}
 
 # Names of dimensions without a technique: what MLflow takes as the name of a parameter, but for `/` and `:`.
 _PLAIN_NAME = re.compile(r"\w[\w .-]*")
@@ -70,14 +65,11 @@ class Dimension(Section):
     @classmethod
     def __get_pydantic_json_schema__(cls, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
         """The grammar of the file, not of the attributes."""
-        words = {"per": _PER, "kind": _CHOICES}
-        parameters = {name: {"anyOf": [_CHOICES, _RANGE]} for known in PARAMETERS.values() for name in known}
+        values = {"anyOf": [_CHOICES, _RANGE]}
         mappings = [
-            {"type": "object", "properties": properties, "required": [word], "additionalProperties": False}
-            for word, properties in (
-                ("choices", {"choices": _CHOICES, "per": _PER}),
-                ("kind", {**words, **parameters}),
-            )
+            {"type": "object", "properties": {word: _CHOICES, "per": _PER}, "required": [word]}
+            | {"additionalProperties": values}  # the parameters of the technique's kinds
+            for word in ("choices", "kind")
         ]
         return {"anyOf": [_CHOICES, *mappings]}
 
@@ -106,15 +98,14 @@ def _read(name: str, given: object, technique: Technique | None) -> Dimension:
     if not isinstance(given, dict):
         hint = f"; write [{given}] for a single one" if isinstance(given, str | int | float) else ""
         raise GrammarError(f"{shown(given)} is not a list of choices{hint}", name)
-    known = PARAMETERS.get(name, {}) if technique else {}
-    words = ("choices", "per") if not known else ("choices", "kind", "per", *known)
+    knobs = technique.knobs if technique else {}
+    words = ("choices", "kind", "per", *knobs) if knobs else ("choices", "per")
     for word in given:
         if word not in words:
             raise GrammarError(unknown("key", word, words), name, word)
     if ("choices" in given) == ("kind" in given):
-        example = "kind: [...]" if known else "choices: [...]"
         both = "`choices` and `kind` mean the same; keep one" if "kind" in given else None
-        raise GrammarError(both or f"has no choices; for example `{name}: {{{example}}}`", name)
+        raise GrammarError(both or f"has no choices; for example `{name}: {{choices: [...]}}`", name)
     word = "kind" if "kind" in given else "choices"
     per = given.get("per", "network")
     if per not in get_args(Per):
@@ -122,7 +113,7 @@ def _read(name: str, given: object, technique: Technique | None) -> Dimension:
     if per == "stage" and technique is None:
         raise GrammarError("there are no stages without backbones; allowed is network", name, "per")
     choices = _choices(given[word], technique, name, word)
-    parameters = {key: _parameter(given[key], known[key], name, key) for key in known if key in given}
+    parameters = {key: _parameter(given[key], knob, name, key) for key, knob in knobs.items() if key in given}
     return Dimension(choices=choices, per=per, parameters=parameters)
 
 
@@ -147,18 +138,21 @@ def _scalar(given: object) -> bool | int | float | str:
     raise ValueError(f"{shown(given)} is not a choice; without backbones it is text, a number, true or false")
 
 
-def _parameter(given: object, interval: tuple[float, float], *below: str) -> tuple[float, ...]:
-    """Values given as a list or as a range `{low, high, step}`, all inside the open interval."""
-    low, high = interval
+def _parameter(given: object, knob: Knob, *below: str) -> tuple[Scalar, ...]:
+    """Values given as a list or as a range `{low, high, step}`, each one that the knob can take."""
     if not isinstance(given, list | dict):
-        raise GrammarError(f"{shown(given)} is neither a list of numbers nor a range {{low, high}}", *below)
+        raise GrammarError(f"{shown(given)} is neither a list of values nor a range {{low, high}}", *below)
     values = _range(given, *below) if isinstance(given, dict) else _choices(given, None, *below)
-    written = given if isinstance(given, dict) else dict(enumerate(values))
+    written = {key: given[key] for key in ("low", "high")} if isinstance(given, dict) else dict(enumerate(values))
     for place, value in written.items():
-        inside = isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
-        if place != "step" and not inside:
-            raise GrammarError(f"{shown(value)} is not a number between {low:g} and {high:g}", *below, place)
-    return tuple(map(float, values))  # type: ignore[arg-type]
+        try:
+            knob.check(value)
+        except ValueError as error:
+            raise GrammarError(str(error), *below, place) from None
+    try:
+        return tuple(knob.check(value) for value in values)
+    except ValueError as error:  # a step that leads past what is allowed, as 0.5 to whole numbers
+        raise GrammarError(f"the range has values that do not fit: {error}", *below) from None
 
 
 def _range(given: Mapping[str, Any], *below: str) -> tuple[float, ...]:

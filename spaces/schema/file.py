@@ -138,6 +138,10 @@ class SpaceFile(Section):
                 "fidelity",
                 "unit",
             )
+        for index, backbone in enumerate(self.backbones):
+            if backbone.weights and not self.train.pretrained:
+                reason = "is there, but train.pretrained is false; set it, or leave the weights out"
+                raise GrammarError(reason, "backbones", index, "weights")
         if self.train.warmup_epochs > fidelity.max:
             raise GrammarError(
                 f"{self.train.warmup_epochs} is more than the {fidelity.max} epochs of search.fidelity",

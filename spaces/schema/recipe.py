@@ -133,7 +133,9 @@ class Train(Section):
     clip_grad: float | None = Field(default=None, gt=0)
     """Largest norm of all gradients together; None: not clipped."""
     pretrained: bool = False
-    """Start from timm's weights, which must be on disk already."""
+    """Start from weights, which must be on disk already: those that a backbone names, else timm's."""
+    importance: Literal["l1", "l2", "bn_gamma", "taylor"] = "l2"
+    """Of pretrained weights: which channels a narrower network keeps."""
     amp: Literal["auto", "off"] = "auto"
     """Mixed precision in training: auto where the device has it. Validation is always fp32."""
 

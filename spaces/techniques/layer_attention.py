@@ -1,13 +1,144 @@
-"""layer_attention: layers that attend to the layers before them. Only `none` can be chosen so far."""
+"""layer_attention: after each block of a stage, attention over the outputs of the blocks before it.
 
-from collections.abc import Mapping
+A layer is a block with a residual addition whose output is one tensor of the stage's shape: [N, C, H, W], with a
+batch norm after the attention as in the reference's ResNets, or [N, tokens, C] and [N, H, W, C], with a layer norm
+before it as in its DeiTs. The attentions are modules of their own, at `layer_attention` of the network, and come
+in by hooks: names and classes of the backbone stay. Its weights are drawn anew whatever those of the backbone
+are, and the last gain of a residual branch stays as the backbone starts it.
+"""
+
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from spaces.techniques.base import Choice, Reserved
+from timm.layers import DropPath
+from torch import nn
+
+from spaces.anatomy import Anatomy
+from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Technique, kind_of
+from spaces.techniques.ela import Gate, SkipController
+from spaces.techniques.layer_places import Place, first_branch, places, runs, widths
+from spaces.techniques.mrla import (
+    BaseAttention,
+    BaseLayer,
+    Following,
+    History,
+    LightAttention,
+    LightLayer,
+    OnMaps,
+    OnTokens,
+    Tap,
+)
+
+HEAD_DIMS = {"mrla_base": 16, "mrla_light": 32}  # the reference's ResNets; its DeiTs have 16 in both forms
+FIRST_GATE = 2  # of a run: attention over one layer, which is what the second shares with the first, cannot differ
 
 
-class LayerAttention(Reserved):
+class LayerAttention(Technique):
     name: ClassVar[str] = "layer_attention"
     default: ClassVar[Choice] = "none"
-    choices: ClassVar[Mapping[str, str]] = {"none": "no attention between layers"}
+    choices: ClassVar[Mapping[str, str]] = {
+        "none": "no attention between layers",
+        "mrla_base": "every layer attends to all layers before it in its stage (four blocks of a transformer)",
+        "mrla_light": "every layer attends to itself and carries on the shortcut of its block",
+        "ela": "mrla_base, of which layers found redundant are skipped (ELA-style, reconstructed from the abstract)",
+    }
+    knobs: ClassVar[Mapping[str, Knob]] = {
+        "skip_threshold": Knob(
+            kinds=("ela",),
+            default=0.3,
+            above=0.0,
+            below=1.0,
+            meaning="a layer is skipped where the quantile of its divergence from the one before is below",
+        ),
+    }
     paper: ClassVar[str] = "2302.03985 (MRLA), 2503.06473 (ELA)"
+
+    def canonical(self, choices: PerStage, anatomy: Anatomy, before: Mapping[str, PerStage]) -> PerStage:
+        found = tuple(_effect(choice, anatomy, stage) for stage, choice in enumerate(choices))
+        if all(choice == "none" for choice in found) and any(choice != "none" for choice in choices):
+            raise NotApplicable(_reason(anatomy))
+        return found
+
+    def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy, *, trained: bool) -> None:
+        found = {stage: places(anatomy, stage) for stage, choice in enumerate(choices) if choice != "none"}
+        sizes = widths(model, anatomy, [place for members in found.values() for place in members])
+        reference = next(model.parameters())
+        stages = nn.ModuleList()
+        for stage, members in found.items():
+            choice, layers = choices[stage], nn.ModuleList()
+            if kind_of(choice) == "mrla_light":
+                pairs = [(place, _light(model, place, sizes[place.block])) for place in members]
+            else:
+                threshold = self.value(choice, "skip_threshold") if kind_of(choice) == "ela" else None
+                pairs = [pair for run in runs(members) for pair in _base(model, run, sizes, threshold)]
+            for place, layer in pairs:
+                layer.to(reference.device, reference.dtype)
+                model.get_submodule(place.block).register_forward_hook(Following(layer))
+                layers.append(layer)
+            stages.append(layers)
+        model.layer_attention = stages
+        gates = [module for module in stages.modules() if isinstance(module, Gate)]
+        if gates:
+            model.skip_controller = SkipController(gates).to(reference.device)
+
+
+def _effect(choice: Choice, anatomy: Anatomy, stage: int) -> Choice:
+    if choice == "none" or not anatomy.stages:
+        return "none"
+    found = places(anatomy, stage)
+    if not found:
+        return "none"
+    if kind_of(choice) == "ela" and all(len(run) <= FIRST_GATE for run in runs(found)):
+        return "mrla_base"
+    return choice
+
+
+def _reason(anatomy: Anatomy) -> str:
+    if not anatomy.branches:
+        return "it has no residual blocks"
+    blocks = [block for stage in anatomy.stages for block in stage.blocks if first_branch(anatomy, block)]
+    if not any(block in anatomy.outputs for block in blocks):
+        return "its residual blocks put out more than one tensor"
+    return "no stage chosen has two residual blocks that put out feature maps or square grids of tokens of one shape"
+
+
+def head_dim(channels: int, wanted: int) -> int:
+    """The divisor of `channels` that is nearest to the wanted channels of a head, the smaller of two."""
+    return min((d for d in range(1, channels + 1) if channels % d == 0), key=lambda d: (abs(d - wanted), d))
+
+
+def _drop_path(model: nn.Module, place: Place) -> float:
+    """The rate of stochastic depth of the block itself."""
+    block = model.get_submodule(place.block)
+    return max((module.drop_prob or 0.0 for module in block.modules() if isinstance(module, DropPath)), default=0.0)
+
+
+def _base(
+    model: nn.Module, run: tuple[Place, ...], sizes: Mapping[str, int], threshold: float | None
+) -> Iterator[tuple[Place, nn.Module]]:
+    history = History()
+    for position, place in enumerate(run):
+        width, maps = sizes[place.block], place.axis == 1
+        size = head_dim(width, HEAD_DIMS["mrla_base"])
+        attention = BaseAttention(width, size, history, first=position == 0, kaiming=maps)
+        gate = Gate(threshold) if threshold is not None and position >= FIRST_GATE else None
+        update = (
+            OnMaps(attention, width, relu=True, drop_path=_drop_path(model, place))
+            if maps
+            else OnTokens(attention, width, prefix=place.prefix, carries=False)
+        )
+        yield place, BaseLayer(update, history, position, last=position == len(run) - 1, gate=gate)
+
+
+def _light(model: nn.Module, place: Place, width: int) -> nn.Module:
+    maps, tap = place.axis == 1, Tap()
+    shortcut = model.get_submodule(place.shortcut)
+    if place.given:
+        shortcut.register_forward_hook(tap)
+    else:
+        shortcut.register_forward_pre_hook(tap)
+    if maps:
+        attention = LightAttention(width, head_dim(width, HEAD_DIMS["mrla_light"]), nn.Identity(), kaiming=True)
+        return LightLayer(OnMaps(attention, width, relu=False, drop_path=_drop_path(model, place)), tap)
+    attention = LightAttention(width, head_dim(width, HEAD_DIMS["mrla_base"]), nn.GELU(), kaiming=False)
+    return LightLayer(OnTokens(attention, width, prefix=place.prefix, carries=True), tap)

@@ -1,42 +1,33 @@
-"""scaling: how strongly each residual branch counts, by a learnable factor at its end.
+"""scaling: how strongly a layer or its channels count, by factors at its end.
 
-A model's own LayerScale is left by `keep`, removed by `none` and replaced by any other choice. A scale takes
-over from a zero-initialised norm gain at the end of a branch (timm's ResNets): that gain starts at one
-instead, since a product of two zeros never learns.
+A layer is a residual branch; in a stage in which nothing is added to a shortcut, a block. A model's own
+LayerScale is left by `keep`, removed by `none` and replaced by any other choice. A scale takes over from a
+zero-initialised norm gain at the end of a branch (timm's ResNets): that gain starts at one instead, since a
+product of two zeros never learns. Norms stay where they are, also under `rezero` and `skipinit`, which were
+published for networks without.
 """
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import ClassVar, TypeGuard
+from typing import ClassVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from spaces.anatomy import Anatomy, Branch
+from spaces.anatomy import Anatomy
 from spaces.backbone import create
-from spaces.techniques.base import Choice, NotApplicable, PerStage, Technique, one_of
+from spaces.fold import fold_own
+from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Technique, kind_of, values_of
+from spaces.techniques.ends import End, channels_of, ends_of, free_gain, own_starts, remove_own
+from spaces.techniques.removed import removable
+from spaces.techniques.scales import EfficientAttention, Fixed, Gate, Learned, Scale, SqueezeExcite, is_own_scale
+from spaces.techniques.width import Width
+from spaces.techniques.wrapping import append
 
-
-class Scale(nn.Module):
-    """x -> gamma * x.
-
-    Args:
-        channels: length of gamma, one factor a channel; None for one factor in all.
-        start: initial value of every factor.
-        trailing: axes of x after the channels (2 for NCHW, 0 for [N, tokens, C]).
-    """
-
-    def __init__(self, channels: int | None, start: float, trailing: int, device: torch.device):
-        super().__init__()
-        self.start = start
-        self.gamma = nn.Parameter(torch.full((channels or 1,), start, device=device))  # one axis: no weight decay
-        self._shape = (-1, *[1] * trailing) if channels else (1,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma.view(self._shape)
-
-    def extra_repr(self) -> str:
-        return f"{len(self.gamma)}, start={self.start:g}"
+_RESIDUAL = ("rezero", "skipinit", "layerscale", "adaptive")
+Made = tuple[tuple[int, float, float], ...]  # by layer: how many learned factors, their start, their penalty
 
 
 def layerscale_start(depth: int) -> float:
@@ -44,109 +35,212 @@ def layerscale_start(depth: int) -> float:
     return 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6
 
 
+@final
 class Scaling(Technique):
     name: ClassVar[str] = "scaling"
     default: ClassVar[Choice] = "keep"
     choices: ClassVar[Mapping[str, str]] = {
         "keep": "the backbone's own scales, if it has any",
         "none": "no scales",
+        "uniform": "one fixed factor",
         "rezero": "one learnable factor a branch, starting at 0",
-        "layerscale": "one learnable factor a channel, starting small by depth",
+        "skipinit": "one learnable factor a branch, starting at 1/sqrt(number of branches); norms stay",
+        "layerscale": "one learnable factor a channel of a branch, starting small by depth",
+        "layerwise": "one learnable factor a layer, starting at 1",
+        "groupwise": "one learnable factor a group of channels, starting at 1",
+        "channel": "one learnable factor a channel, starting at 1, with an L1 penalty",
+        "se": "a factor a channel from the mean of every channel, by two layers",
+        "eca": "a factor a channel from the means of the channels beside it",
+        "adaptive": "a learnable gate a branch with a penalty; what dies can be removed (no publication by that name)",
     }
-    paper: ClassVar[str] = "2003.04887 (ReZero), 2103.17239 (LayerScale)"
+    knobs: ClassVar[Mapping[str, Knob]] = {
+        "factor": Knob(kinds=("uniform",), default=0.5, above=0.0, high=16.0, meaning="what each layer is times"),
+        "groups": Knob(kinds=("groupwise",), default=8, low=1, whole=True, meaning="groups of channels"),
+        "penalty": Knob(
+            kinds=("channel", "adaptive"), default=1e-4, low=0.0, high=1.0, meaning="s of the penalty s * sum |factor|"
+        ),  # 1e-4 in 1708.06519, section 4.2, for VGG
+        "reduction": Knob(
+            kinds=("se",), default=16, low=1, high=1024, whole=True, meaning="channels over the width inside"
+        ),  # 1709.01507, section 6.1
+        "conditioned": Knob(
+            kinds=("adaptive",), default=False, allowed=(False, True), meaning="the gate depends on the image"
+        ),
+        "removed": Knob(
+            kinds=("adaptive",), default="", meaning="branches of the stage that are gone, counted from 0, as 1,3"
+        ),
+    }
+    after: ClassVar[tuple[str, ...]] = ("width",)
+    paper: ClassVar[str] = (
+        "2003.04887 (ReZero), 2002.10444 (SkipInit), 2103.17239 (LayerScale), 1708.06519 (slimming), "
+        "1709.01507 (SE), 1910.03151 (ECA), 1707.01213 (SSS, the idea of adaptive)"
+    )
 
-    def check(self, choice: object) -> Choice:
-        return one_of(choice, self)
+    def canonical(self, choices: PerStage, anatomy: Anatomy, before: Mapping[str, PerStage]) -> PerStage:
+        residual = {branch.stage for branch in anatomy.branches}
+        if not residual and any(kind_of(choice) in _RESIDUAL for choice in choices):
+            raise NotApplicable("it has no residual branches")
+        effects: list[Choice] = []
+        for stage, choice in enumerate(choices):
+            lacks = kind_of(choice) in _RESIDUAL and stage not in residual  # as the first stage of MobileNets
+            effects.append("keep" if lacks else self._effect(choice, anatomy, stage, before))
+        return tuple(effects)
 
-    def canonical(self, choices: PerStage, anatomy: Anatomy) -> PerStage:
-        return tuple(_effect(choice, anatomy, stage) for stage, choice in enumerate(choices))
-
-    def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy) -> None:
-        for branch in anatomy.branches:
-            choice = choices[branch.stage]
-            if choice == "keep":
-                continue
-            _remove_own(model, branch)
+    def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy, *, trained: bool) -> None:
+        changed = [(stage, choice) for stage, choice in enumerate(choices) if choice != "keep"]
+        own = [name for stage, _ in changed for name in _own(anatomy, stage)]
+        if own and trained:
+            fold_own(model, own, anatomy.image_size)
+        if own:
+            image = torch.empty(2, 3, anatomy.image_size, anatomy.image_size, device="meta")
+            remove_own(model, own, anatomy.model, image)
+        for stage, choice in changed:
             if choice != "none":
-                _free_gain(model, branch)
-                _append(model, branch, per_channel=choice == "layerscale", start=_start(choice, anatomy))
+                self._scale(model, choice, anatomy, stage, trained=trained)
 
     def label(self, choice: Choice) -> str:
-        return f"scale={choice}" if choice == "none" else str(choice)
+        words = [str(kind_of(choice))]
+        for name, value in values_of(choice).items():
+            words.append(
+                name if value is True else f"{len(_indices(str(value)))}gone" if name == "removed" else f"{value:g}"
+            )
+        prefix = "scale=" if words[0] in ("keep", "none", "uniform", "channel") else ""
+        return prefix + ":".join(words)
 
+    def _scale(self, model: nn.Module, choice: Choice, anatomy: Anatomy, stage: int, *, trained: bool) -> None:
+        gone = _indices(self.value(choice, "removed"))
+        for stand_in in removable(anatomy, stage, gone).plan if gone else ():
+            stand_in.put(model)
+        for index, end in enumerate(ends_of(anatomy, stage)):
+            if index not in gone:
+                if end.branch.residual and not trained:
+                    free_gain(model, end.branch)
+                append(model, end.path, self._made(choice, end, model, anatomy))
 
-@lru_cache(maxsize=64)
-def _own_starts(anatomy: Anatomy) -> dict[str, float]:
-    """Initial values of the model's own scales per channel, where they are constant; made once for real."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        model = create(anatomy.backbone, anatomy.kwargs, num_classes=10, in_chans=3)
-    starts = {}
-    for branch in anatomy.branches:
-        if branch.own_scale is not None:
-            gamma = model.get_parameter(branch.own_scale).detach()
-            if gamma.numel() > 1 and torch.all(gamma == gamma.flatten()[0]):
-                starts[branch.own_scale] = float(gamma.flatten()[0])
-    return starts
+    def _made(self, choice: Choice, end: End, model: nn.Module, anatomy: Anatomy) -> Scale:
+        """The scale of a choice for the end of one layer of a model."""
+        kind, place, trailing = kind_of(choice), end.path, end.trailing
+        channels = channels_of(model, anatomy, end)
+        device = next(model.parameters()).device
+        if kind == "uniform":
+            return Fixed(place, trailing, self.value(choice, "factor"))
+        if kind == "se":
+            hidden = squeezed(channels, self.value(choice, "reduction"))
+            return SqueezeExcite(place, trailing, channels=channels, hidden=hidden, device=device)
+        if kind == "eca":
+            return EfficientAttention(place, trailing, channels=channels, device=device)
+        if kind == "adaptive" and self.value(choice, "conditioned"):
+            strength = self.value(choice, "penalty")
+            return Gate(place, trailing, channels=channels, strength=strength, device=device)
+        count, start, strength = self._learned(choice, channels, anatomy)
+        return Learned(place, trailing, channels=channels, count=count, start=start, strength=strength, device=device)
 
+    def _learned(self, choice: Choice, channels: int, anatomy: Anatomy) -> tuple[int, float, float]:
+        """How many factors are learned for so many channels, their start and penalty."""
+        kind = kind_of(choice)
+        if kind == "rezero":
+            return 1, 0.0, 0.0
+        if kind == "skipinit":
+            return 1, 1 / math.sqrt(max(1, len(anatomy.branches))), 0.0  # 2002.10444, section 3: at most 1/sqrt(depth)
+        if kind == "layerscale":
+            return channels, layerscale_start(sum(len(stage.blocks) for stage in anatomy.stages)), 0.0
+        if kind == "groupwise":
+            return nearest_divisor(channels, self.value(choice, "groups")), 1.0, 0.0
+        if kind == "channel":
+            return channels, 1.0, self.value(choice, "penalty")
+        return 1, 1.0, self.value(choice, "penalty") if kind == "adaptive" else 0.0
 
-def _effect(choice: Choice, anatomy: Anatomy, stage: int) -> Choice:
-    branches = [branch for branch in anatomy.branches if branch.stage == stage]
-    if choice == "none":
-        return "none" if any(branch.own_scale for branch in branches) else "keep"
-    if choice == "keep":
-        return choice
-    if not branches:
-        raise NotApplicable("it has no residual branches")
-    for branch in branches:
-        if branch.target is None or branch.width is None:
-            raise NotApplicable(f"the branch added in {branch.module} does not end in a module")
-    if choice == "layerscale" and all(branch.own_scale for branch in branches):
-        start, own = torch.tensor(_start(choice, anatomy), device="cpu"), _own_starts(anatomy)
-        if all(own.get(str(branch.own_scale)) == float(start) for branch in branches):
+    def _effect(self, choice: Choice, anatomy: Anatomy, stage: int, before: Mapping[str, PerStage]) -> Choice:
+        kind = kind_of(choice)
+        if kind == "none" or (kind == "uniform" and self.value(choice, "factor") == 1):
+            return "none" if _own(anatomy, stage) else "keep"
+        if kind == "keep":
+            return choice
+        ends = ends_of(anatomy, stage)
+        if kind == "adaptive":
+            choice = self._adaptive(choice, anatomy, stage)
+        if kind in ("uniform", "eca") or self.value(choice, "conditioned") or self.value(choice, "removed"):
+            return choice
+        channels = _channels(anatomy, stage, before.get("width"))
+        if kind == "se":
+            return self._squeeze(choice, channels)
+        wanted = self._all(choice, channels, anatomy)
+        known = [own_starts(anatomy).get(end.own_scale or "") for end in ends]
+        own = tuple((size if one[0] else 1, one[1], 0.0) for one, size in zip(known, channels, strict=True) if one)
+        if own == tuple((count, _single(start), strength) for count, start, strength in wanted):
             return "keep"
-    return choice
+        simpler = self._simpler(choice, wanted)
+        return next((other for other in simpler if self._all(other, channels, anatomy) == wanted), choice)
+
+    def _all(self, choice: Choice, channels: Sequence[int], anatomy: Anatomy) -> Made:
+        return tuple(self._learned(choice, size, anatomy) for size in channels)
+
+    def _simpler(self, choice: Choice, wanted: Made) -> Iterator[Choice]:
+        """Choices in fewer words that may come to the same; the real number of groups before any other."""
+        unpenalised: Choice = {"kind": "channel", "penalty": 0.0}
+        yield from ("layerwise", "rezero", "skipinit", "layerscale", unpenalised)
+        if kind_of(choice) == "groupwise":
+            real = sorted({count for count, _, _ in wanted})
+            for groups in (*real, self.knobs["groups"].default, *range(1, self.value(choice, "groups"))):
+                yield self.check({"kind": "groupwise", "groups": groups})
+
+    def _squeeze(self, choice: Choice, channels: Sequence[int]) -> Choice:
+        """The default reduction, else the least, with the same inner widths."""
+        given, default = self.value(choice, "reduction"), self.knobs["reduction"].default
+        wanted = [squeezed(size, given) for size in channels]
+        for reduction in (default, *range(1, given)):
+            if [squeezed(size, reduction) for size in channels] == wanted:
+                return self.check({"kind": "se", "reduction": reduction})
+        return choice
+
+    def _adaptive(self, choice: Choice, anatomy: Anatomy, stage: int) -> Choice:
+        """With `removed` in its normal form; knobs of gates go where all gates are gone."""
+        gone, count = _indices(self.value(choice, "removed")), len(ends_of(anatomy, stage))
+        if not gone:
+            return choice
+        if gone[-1] >= count:
+            raise ValueError(f"removed: {gone[-1]} is not one of the {count} branches of stage {stage}, from 0")
+        found = removable(anatomy, stage, gone)
+        for index, reason in found.refused.items():
+            raise NotApplicable(f"branch {index} of stage {stage} cannot be removed: {reason}")
+        gone = tuple(sorted({*gone, *found.inside}))
+        values = values_of(choice) if len(gone) < count else {}
+        return self.check({**values, "kind": "adaptive", "removed": ",".join(map(str, gone))})
 
 
-def _start(choice: Choice, anatomy: Anatomy) -> float:
-    depth = sum(len(stage.blocks) for stage in anatomy.stages)
-    return 0.0 if choice == "rezero" else layerscale_start(depth)
+def nearest_divisor(channels: int, groups: int) -> int:
+    """The number next to `groups` that divides the channels, the smaller of two as near."""
+    return min((d for d in range(1, channels + 1) if channels % d == 0), key=lambda d: (abs(d - groups), d))
 
 
-def _remove_own(model: nn.Module, branch: Branch) -> None:
-    """Take the model's own scale away: an empty slot for a module of its own, None for a bare parameter."""
-    if branch.own_scale is None:
-        return
-    path, _, name = branch.own_scale.rpartition(".")
-    owner = model.get_submodule(path)
-    if len(list(owner.parameters())) == 1:
-        model.set_submodule(path, nn.Identity())
-    else:
-        setattr(owner, name, None)
+def squeezed(channels: int, reduction: int) -> int:
+    """Width inside squeeze-and-excitation; at least 8 as in timm, since a few units can all be dead at the start."""
+    return max(8, channels // reduction)
 
 
-def _free_gain(model: nn.Module, branch: Branch) -> None:
-    """What the model starts at zero to begin as the identity starts as usual: gains at one, a last layer by its law."""
-    for module in model.get_submodule(branch.module).modules():
-        gain = module.weight if isinstance(module, _NORMS) else getattr(module, "gain", None)
-        if _starts_at_zero(gain):
-            nn.init.ones_(gain)
-    last = next((m for m in map(model.get_submodule, branch.producers) if list(m.parameters(recurse=False))), None)
-    if isinstance(last, nn.Linear | nn.Conv2d) and _starts_at_zero(last.weight):
-        last.reset_parameters()
+def _indices(text: str) -> tuple[int, ...]:
+    """`3,1` -> (1, 3); ValueError for what is no list of branches."""
+    if not re.fullmatch(r"(\d{1,4}(,\d{1,4})*)?", text):
+        raise ValueError(f"removed: {text!r} is no list of branches, as 1,3")
+    return tuple(sorted({int(part) for part in text.split(",") if part}))
 
 
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+def _own(anatomy: Anatomy, stage: int) -> list[str]:
+    """The model's own scales in a stage."""
+    names = [branch.own_scale for branch in anatomy.branches if branch.stage == stage]
+    return [name for name in names if name and is_own_scale(anatomy.model, name)]
 
 
-def _starts_at_zero(parameter: object) -> TypeGuard[nn.Parameter]:
-    return isinstance(parameter, nn.Parameter) and not parameter.is_meta and not parameter.any()
+def _single(value: float) -> float:
+    """As a parameter of single precision holds it."""
+    return torch.tensor(value, dtype=torch.float32, device="cpu").item()
 
 
-def _append(model: nn.Module, branch: Branch, *, per_channel: bool, start: float) -> None:
-    assert branch.target is not None
-    assert branch.width is not None
-    name, axis = branch.width
-    reference = model.get_parameter(name)
-    scale = Scale(reference.shape[axis] if per_channel else None, start, branch.trailing, reference.device)
-    end = model.get_submodule(branch.target)
-    model.set_submodule(branch.target, scale if type(end) is nn.Identity else nn.Sequential(end, scale))
+@lru_cache(maxsize=1024)
+def _channels(anatomy: Anatomy, stage: int, width: PerStage | None) -> tuple[int, ...]:
+    """The channels at the end of each layer of a stage, at a width."""
+    model = anatomy.model
+    if width is not None:
+        with torch.device("meta"):
+            model = create(anatomy.backbone, anatomy.kwargs, num_classes=10, in_chans=3)
+            Width().rewrite(model, width, anatomy, trained=False)
+    return tuple(channels_of(model, anatomy, end) for end in ends_of(anatomy, stage))

@@ -1,102 +1,165 @@
-"""width: a multiplier of all channels of stem and stages, for the network or per stage.
+"""width: how many channels stem and stages have, for the network or per stage.
 
-Sizes are rounded to multiples of 8 (and of the number of heads) as MobileNet does, never below 90% of the exact
-size; the number of heads of a transformer and the group width of a grouped convolution stay; the head keeps
-its size, as in MobileNetV2 (1801.04381, section 6) for multipliers below one.
+A number up to 8 multiplies all channels of a stage; a whole number above 8 is how many channels its blocks put
+out, and its other channels keep their proportion to them. Sizes are rounded to multiples (of the number of
+heads too) as MobileNet does, never below 90% of the exact size. The number of heads of a transformer and the
+group width of a grouped convolution stay. Layers of the head grow with the last stage, but never shrink
+(MobileNetV2, 1801.04381, section 6). Of trained weights the most important channels are kept.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
-from timm.layers import make_divisible
 from torch import nn
 
-from spaces.anatomy import Anatomy
-from spaces.dims import Dim
+from spaces.anatomy import Anatomy, Branch
+from spaces.backbone import LARGEST_NUMBER, create
+from spaces.dims import Dim, SizeOf
+from spaces.importance import Scores, most_important, scores
 from spaces.resize import resize
-from spaces.techniques.base import Choice, NotApplicable, PerStage, Technique
+from spaces.sizing import Scale, factors_of, rounded, scaled, sizes, stages_of
+from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Scalar, Technique, kind_of
 
+LARGEST = 8.0  # multipliers; a whole number above it is a channel count
 MULTIPLE = 8  # channels, as in MobileNet's reference implementation
-LARGEST = 8.0  # a bound against slips such as a channel count in place of a multiplier
-# Equal networks get the multiplier with the first of these denominators that gives them.
+COARSEST = 256
+# Equal networks get the first of these multiples, and with it the multiplier with the first of these denominators,
+# that gives them.
+_MULTIPLES = tuple(dict.fromkeys((MULTIPLE, 256, 128, 64, 32, 16, 4, 2, 1, *range(COARSEST, 0, -1))))
 _DENOMINATORS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 500, 1000, 10_000)
 
 
 class Width(Technique):
     name: ClassVar[str] = "width"
     default: ClassVar[Choice] = 1.0
-    choices: ClassVar[Mapping[str, str]] = {"0.5": "a multiplier of the channels, above 0 and up to 8"}
+    choices: ClassVar[Mapping[str, str]] = {
+        "0.5": "a multiplier of the channels, above 0 and up to 8",
+        "96": "how many channels the blocks put out, above 8; a stage's other channels in proportion",
+    }
+    knobs: ClassVar[Mapping[str, Knob]] = {
+        "multiple": Knob(
+            default=MULTIPLE, low=1, high=COARSEST, whole=True, meaning="what numbers of channels are rounded to"
+        )
+    }
     paper: ClassVar[str] = "1704.04861 (MobileNet)"
 
-    def check(self, choice: object) -> Choice:
-        number = isinstance(choice, int | float) and not isinstance(choice, bool)
-        if not number or not 0 < choice <= LARGEST:  # type: ignore[operator]
-            raise ValueError(f"{choice!r} is no width; give a multiplier above 0 and up to {LARGEST:g}, as 0.5")
-        return float(choice)  # type: ignore[arg-type]
+    def kind(self, given: object) -> Scalar:
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        if number and 0 < given <= LARGEST:  # type: ignore[operator]
+            return float(given)  # type: ignore[arg-type]
+        if number and LARGEST < given <= LARGEST_NUMBER and given == int(given):  # type: ignore[operator, call-overload]
+            return int(given)  # type: ignore[call-overload, no-any-return]
+        raise ValueError(
+            f"{given!r} is no width; give a multiplier above 0 and up to {LARGEST:g}, as 0.5, "
+            f"or a whole number of channels above {LARGEST:g}"
+        )
 
-    def canonical(self, choices: PerStage, anatomy: Anatomy) -> PerStage:
-        for branch in anatomy.branches:
-            name, axis = branch.width or ("", 0)
-            if not name or not any(leaf in anatomy.channels for leaf in anatomy.dims[name][axis].leaves()):
+    def canonical(self, choices: PerStage, anatomy: Anatomy, before: Mapping[str, PerStage]) -> PerStage:
+        for stage in range(len(anatomy.stages)):
+            branches = [branch for branch in anatomy.branches if branch.stage == stage]
+            if branches and not any(_followed(anatomy, branch) for branch in branches):
                 reasons = "; ".join(anatomy.notes[:2]) or "they are fixed"
-                raise NotApplicable(f"the channels that {branch.module} adds cannot be followed: {reasons}")
+                raise NotApplicable(f"the channels that {branches[0].module} adds cannot be followed: {reasons}")
         if not anatomy.channels:
             raise NotApplicable("it has no channels that could change")
-        return tuple(_simplest(anatomy, stage, float(choice)) for stage, choice in enumerate(choices))  # type: ignore[arg-type]
+        return tuple(
+            _simplest(anatomy, stage, self._scale(choice, anatomy, stage)) for stage, choice in enumerate(choices)
+        )
 
-    def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy) -> None:
-        resize(model, anatomy, sizes(anatomy, tuple(float(choice) for choice in choices)))  # type: ignore[arg-type]
+    def rewrite(
+        self,
+        model: nn.Module,
+        choices: PerStage,
+        anatomy: Anatomy,
+        *,
+        trained: bool,
+        importance: Scores | None = None,
+    ) -> None:
+        """As `Technique.rewrite`; `importance` tells which trained channels are kept, by default that of `scores`."""
+        size_of = self.sizes(anatomy, choices)
+        if not trained:
+            resize(model, anatomy, size_of)
+            return
+        importance = scores(model, anatomy) if importance is None else importance
+        kept = {leaf: most_important(score, size_of(leaf)) for leaf, score in importance.items()}
+        grows = any(size_of(leaf) > leaf.size for leaf in stages_of(anatomy))
+        fresh = create(anatomy.backbone, anatomy.kwargs, num_classes=10, in_chans=3) if grows else None
+        resize(model, anatomy, size_of, kept=kept, fresh=fresh)
+
+    def sizes(self, anatomy: Anatomy, choices: PerStage) -> SizeOf:
+        """The size that each leaf gets."""
+        return sizes(anatomy, tuple(self._scale(choice, anatomy, stage) for stage, choice in enumerate(choices)))
+
+    def offers(self, anatomy: Anatomy) -> tuple[Choice, ...]:
+        return 0.5, 0.75, 1.5
 
     def label(self, choice: Choice) -> str:
-        return f"w={choice}"
+        multiple = self.value(choice, "multiple")
+        return f"w={kind_of(choice)}" + (f":{multiple}" if multiple != MULTIPLE else "")
+
+    def _scale(self, choice: Choice, anatomy: Anatomy, stage: int) -> Scale:
+        """The multiplier that a choice comes to."""
+        width, multiple = kind_of(choice), int(self.value(choice, "multiple"))
+        assert isinstance(width, int | float)
+        if width <= LARGEST:
+            return Scale(multiplier=float(width), multiple=multiple)
+        channels = _put_out(anatomy, stage)
+        if width > LARGEST * channels:
+            raise ValueError(f"{width} channels are more than {LARGEST:g} times the {channels} of stage {stage + 1}")
+        return Scale(multiplier=width / channels, multiple=multiple)
 
 
-@lru_cache(maxsize=1024)
-def _units(anatomy: Anatomy) -> dict[Dim, int]:
-    """What the whole of each leaf is rounded to; equal ones of a stage alike, as embedding and heads x head_dim."""
-    units: dict[tuple[int, int], int] = {}
-    for leaf, stage in anatomy.channels.items():
-        factor = anatomy.factors.get(leaf, 1)
-        key = stage, leaf.size * factor
-        units[key] = math.lcm(units.get(key, MULTIPLE), factor)
-    return {leaf: units[stage, leaf.size * anatomy.factors.get(leaf, 1)] for leaf, stage in anatomy.channels.items()}
+def _followed(anatomy: Anatomy, branch: Branch) -> bool:
+    name, axis = branch.width or ("", 0)
+    return bool(name) and any(leaf in anatomy.channels for leaf in anatomy.dims[name][axis].leaves())
 
 
-def scaled(anatomy: Anatomy, leaf: Dim, multiplier: float) -> int:
-    """The size of a leaf at a width; it comes with a constant factor, and the whole is rounded."""
-    if multiplier == 1:
-        return leaf.size
-    factor = anatomy.factors.get(leaf, 1)
-    whole: int = make_divisible(leaf.size * factor * multiplier, _units(anatomy)[leaf])
-    return whole // factor
-
-
-def sizes(anatomy: Anatomy, multipliers: tuple[float, ...]) -> Callable[[Dim], int]:
-    def size_of(leaf: Dim) -> int:
-        stage = anatomy.channels.get(leaf)
-        return leaf.size if stage is None else scaled(anatomy, leaf, multipliers[stage])
-
-    return size_of
+def _put_out(anatomy: Anatomy, stage: int) -> int:
+    """How many channels the blocks of a stage put out."""
+    ends = anatomy.ends(stage) if stage < len(anatomy.stages) else ()
+    for branch in reversed(ends):
+        name, axis = branch.width or ("", 0)
+        if name and any(stages_of(anatomy).get(leaf) == stage for leaf in anatomy.dims[name][axis].leaves()):
+            return anatomy.dims[name][axis].find().size
+    raise NotApplicable(f"stage {stage + 1} has no output channels of its own; give a multiplier")
 
 
 @lru_cache(maxsize=4096)
-def _channels_at(anatomy: Anatomy, stage: int, multiplier: float) -> tuple[int, ...]:
-    return tuple(scaled(anatomy, leaf, multiplier) for leaf, of in anatomy.channels.items() if of == stage)
+def _simplest(anatomy: Anatomy, stage: int, scale: Scale) -> Choice:
+    """The one choice for the sizes that a scale gives a stage; `1.0` where nothing changes.
 
-
-def _simplest(anatomy: Anatomy, stage: int, multiplier: float) -> float:
-    """The same stage by the multiplier with the smallest denominator; `1.0` where nothing changes."""
-    wanted = _channels_at(anatomy, stage, multiplier)
-    if wanted == _channels_at(anatomy, stage, 1.0):
+    That is the default multiple if any multiplier gives these sizes with it, else the largest power of two that
+    does; then the multiplier with the smallest denominator, and of these the smallest.
+    """
+    leaves = [leaf for leaf, of in stages_of(anatomy).items() if of == stage]
+    wanted = [scaled(anatomy, leaf, scale) for leaf in leaves]
+    if wanted == [leaf.size for leaf in leaves]:
         return 1.0
-    for denominator in _DENOMINATORS:
-        lowest = math.floor(multiplier * denominator)
-        fits = [n for n in (lowest, lowest + 1) if n > 0 and _channels_at(anatomy, stage, n / denominator) == wanted]
-        if fits:
-            best = fits[0]
-            while best > 1 and _channels_at(anatomy, stage, (best - 1) / denominator) == wanted:
-                best -= 1
-            return best / denominator
-    return multiplier
+    wholes = [size * factors_of(anatomy)[leaf] for leaf, size in zip(leaves, wanted, strict=True)]
+    step = math.gcd(*(whole for leaf, whole in zip(leaves, wholes, strict=True) if leaf in anatomy.channels))
+    for multiple in _MULTIPLES:
+        multiplier = _multiplier(anatomy, leaves, wanted, multiple) if step % multiple == 0 else None
+        if multiplier is not None:
+            return multiplier if multiple == MULTIPLE else {"kind": multiplier, "multiple": multiple}
+    raise AssertionError("the given scale gives the given sizes")
+
+
+def _multiplier(anatomy: Anatomy, leaves: Sequence[Dim], wanted: Sequence[int], multiple: int) -> float | None:
+    """The simplest multiplier that gives these sizes with a multiple; None where there is none."""
+
+    def gives(multiplier: float, size: Callable[[Anatomy, Dim, Scale], int] = scaled) -> bool:
+        scale = Scale(multiplier=multiplier, multiple=multiple)
+        return all(size(anatomy, leaf, scale) == now for leaf, now in zip(leaves, wanted, strict=True))
+
+    low, high = 0.0, LARGEST
+    while low < (middle := (low + high) / 2) < high:
+        scale = Scale(multiplier=middle, multiple=multiple)
+        if all(rounded(anatomy, leaf, scale) >= now for leaf, now in zip(leaves, wanted, strict=True)):
+            high = middle
+        else:
+            low = middle
+    if not gives(high, rounded):
+        return None
+    return next((n for d in _DENOMINATORS if gives(n := math.ceil(high * d) / d)), high)

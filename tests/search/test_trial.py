@@ -82,7 +82,7 @@ class TestRungs:
         assert set(second[0].metrics) == epoch
         assert set(second[1].metrics) == epoch | {"val_accuracy", "val_loss"}
         assert second[1].values["accuracy"] == second[1].metrics["val_accuracy"] > 0.8
-        assert {path.name for path in (tmp_path / "trial").iterdir()} == {"model.safetensors"}
+        assert {path.name for path in (tmp_path / "trial").iterdir()} == {"model.safetensors", "strengths.json"}
 
     def test_in_memory_from_disk_and_straight_are_the_same(self, evaluator: TimmEvaluator, tmp_path: Path) -> None:
         in_memory = [m for rung in (1, 3) for m in evaluator.evaluate(RESNET, rung, 0, tmp_path / "a")]
@@ -153,8 +153,8 @@ class TestTest:
             evaluator.test(RESNET, tmp_path)
 
 
-def test_pretrained_weights_are_refused(digits: Dataset) -> None:
-    with pytest.raises(InputError, match=r"train\.pretrained: true is not possible yet"):
+def test_pretrained_weights_that_are_not_there_are_refused_before_any_trial(digits: Dataset) -> None:
+    with pytest.raises(InputError, match="not in the local cache"):
         TimmEvaluator(space_of({"source": "digits"}, pretrained=True), digits)
 
 

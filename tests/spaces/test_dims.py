@@ -42,7 +42,7 @@ def test_a_fixed_leaf_fixes_what_it_meets() -> None:
     ("one", "two", "message"),
     [
         (Dim(4), Dim(6), "4 against 6"),
-        (product_of([Dim(2), Dim(6)]), sum_of([Dim(4), Dim(8)]), "a product against a sum of size 12"),
+        (product_of([Dim(2), Dim(6)]), sum_of([Dim(4), Dim(8)]), "a sum of size 12 is cut as a product"),
     ],
 )
 def test_what_cannot_be_one_size_says_so(one: Dim, two: Dim, message: str) -> None:
@@ -58,3 +58,27 @@ def test_splitting_and_joining_is_the_identity(sizes: list[int], kind: str) -> N
     assert [part.find().size for part in parts] == sizes
     again = product_of(parts) if kind == PRODUCT else sum_of(parts)
     assert again.evaluate(lambda leaf: leaf.size) == size
+
+
+def test_a_sum_cut_as_a_product_has_equal_parts() -> None:
+    q, v = Dim(192), Dim(192)
+    bias, weight = sum_of([q, Dim(192), v]), reshape([Dim(576)], [3, 3, 64])
+    for one, two in zip(reshape([bias], [3, 3, 64]), weight, strict=True):
+        unify(one, two)
+    assert q.find().evaluate(half) == v.find().evaluate(half) == 96
+    assert bias.evaluate(half) == 288
+
+
+def test_a_product_cut_as_a_sum_gives_whole_repetitions() -> None:
+    heads = reshape([Dim(64)], [8, 8])
+    parts = split(product_of(heads), [16, 24, 24], SUM)
+    assert [part.evaluate(half) for part in parts] == [8, 12, 12]
+    with pytest.raises(DimError, match="a product of size 64 is cut as a sum"):
+        split(product_of(heads), [20, 44], SUM)
+
+
+def test_groups_over_a_concatenation_are_counted_in_each_part() -> None:
+    joined = sum_of([Dim(16), Dim(8)])
+    groups, each = split(joined, [6, 4], free=0)
+    assert (each.is_fixed, groups.evaluate(half), joined.evaluate(half)) == (True, 3, 12)
+    assert split(joined, [24, 1], free=0)[0].find() is joined.find()

@@ -1,0 +1,253 @@
+"""Redundant layers are measured, found, and skipped at no cost; layers that differ are not."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_model, save_model
+from scipy.special import betainc  # type: ignore[import-untyped]
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spaces import Architecture, build
+from spaces.techniques.ela import Gate, SkipController, beta_cdf, quantiles, redundancy
+from spaces.techniques.mrla import BaseLayer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+KWARGS = {"layers": [2, 6, 2], "channels": [8, 8, 8]}  # the middle stage has four gates
+
+
+def network(threshold: float = 0.3, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    choices = {"layer_attention": {"kind": "ela", "skip_threshold": threshold}}
+    return build(Architecture(backbone="cifar_resnet20", kwargs=KWARGS, choices=choices), 4)
+
+
+def controller_of(model: nn.Module) -> SkipController:
+    return next(module for module in model.modules() if isinstance(module, SkipController))
+
+
+def gated(model: nn.Module) -> list[BaseLayer]:
+    return [layer for layer in model.modules() if isinstance(layer, BaseLayer) and isinstance(layer.gate, Gate)]
+
+
+def craft(model: nn.Module, alike: tuple[int, ...]) -> None:
+    """Queries at zero make attention uniform, as alike as can be; large ones make each layer its own."""
+    layers = [layer for layer in model.modules() if isinstance(layer, BaseLayer)][2:8]
+    for place, layer in enumerate(layers):
+        weight = layer.update.attention.retrieval.query.weight
+        nn.init.zeros_(weight) if place in alike else nn.init.constant_(weight, 300.0 * (-1) ** place)
+
+
+def epoch(model: nn.Module, number: int, epochs: int, learning_rate: float = 0.0) -> None:
+    """A few batches of random data, then the end of the epoch."""
+    generator = torch.Generator().manual_seed(number)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
+    model.train()
+    for _ in range(3):
+        images, labels = torch.randn(8, 3, 16, 16, generator=generator), torch.arange(8) % 4
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    controller_of(model).end_epoch(number, epochs)
+
+
+def products(model: nn.Module, images: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(images)
+    return counter.get_total_flops() // 2
+
+
+def test_redundancy_by_hand() -> None:
+    before = torch.tensor([[[0.5, 0.5], [0.9, 0.1]]]).log()
+    logits = torch.tensor([[[0.25, 0.25, 0.5], [0.3, 0.3, 0.4]]]).log()
+    by_hand = (0.0 + 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)) / 2
+    assert float(redundancy(logits, before)) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_identical_attention_is_redundant_and_disjoint_attention_is_not() -> None:
+    one = torch.tensor([[[20.0, 0.0, 0.0]]])
+    assert float(redundancy(torch.cat([one, one[..., :1]], -1), one)) < 1e-6
+    assert float(redundancy(torch.tensor([[[0.0, 20.0, 0.0, 0.0]]]), one)) > 10
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.5, 0.5), (2.0, 30.0), (0.05, 4.0), (400.0, 3000.0)])
+def test_the_beta_distribution_is_scipys(alpha: float, beta: float) -> None:
+    for x in (1e-4, 0.01, 0.1, alpha / (alpha + beta), 0.5, 0.9, 1 - 1e-4):
+        assert beta_cdf(x, alpha, beta) == pytest.approx(float(betainc(alpha, beta, x)), rel=1e-7, abs=1e-12)
+
+
+def test_quantiles_keep_the_order_and_fit_mean_and_variance() -> None:
+    divergences = [0.02, 0.5, 0.1, 0.9, 0.3]
+    levels = quantiles(divergences)
+    xs = [1 - math.exp(-kl) for kl in divergences]
+    mean = sum(xs) / 5
+    count = mean * (1 - mean) / (sum((x - mean) ** 2 for x in xs) / 5) - 1
+    assert levels == pytest.approx([float(betainc(mean * count, (1 - mean) * count, x)) for x in xs], rel=1e-6)
+    assert sorted(levels) == [level for _, level in sorted(zip(divergences, levels, strict=True))]
+
+
+def test_where_all_are_equal_the_divergence_itself_decides() -> None:
+    assert quantiles([0.2, 0.2, 0.2]) == pytest.approx([1 - math.exp(-0.2)] * 3)
+
+
+def test_only_layers_from_the_third_of_a_run_have_a_gate() -> None:
+    model = network()
+    assert [layer.position for layer in gated(model)] == [2, 3, 4, 5]
+    assert controller_of(model).gates == tuple(layer.gate for layer in gated(model))
+    assert model.get_submodule("skip_controller") is controller_of(model)
+
+
+def test_training_skips_the_layers_that_repeat_and_keeps_those_that_differ() -> None:
+    model = network(threshold=0.5)
+    craft(model, alike=(1, 2, 3))  # layers 3 and 4 attend as the one before each does
+    for number in range(1, 4):
+        epoch(model, number, 20, learning_rate=1e-4)
+    controller = controller_of(model)
+    assert controller.skipped == (True, True, False, False)
+    assert controller.divergences[0] == pytest.approx(0, abs=1e-3)
+    assert all(kl is not None and kl > 0.05 for kl in controller.divergences[2:])
+
+
+def test_a_layer_compares_itself_with_the_last_one_kept() -> None:
+    model = network()
+    craft(model, alike=(1, 4))  # the fifth repeats the second, and nothing between them
+    layers = gated(model)
+    images = torch.randn(8, 3, 16, 16)
+    model.train()(images)
+    assert layers[2].gate.divergence > 0.05
+    for layer in layers[:2]:
+        layer.gate.skip(True)
+    layers[2].gate.forget()
+    model(images)
+    assert layers[2].gate.divergence == pytest.approx(0, abs=1e-6)
+
+
+def test_more_is_skipped_under_a_higher_threshold() -> None:
+    masks = []
+    for threshold in (0.05, 0.3, 0.6, 0.99):
+        gates = [Gate(threshold) for _ in range(6)]
+        for gate, divergence in zip(gates, (0.001, 0.01, 0.02, 0.03, 0.04, 0.2), strict=True):
+            gate.total.fill_(divergence)
+            gate.weight.fill_(1.0)
+        controller = SkipController(gates)
+        controller.end_epoch(5, 10)
+        masks.append(controller.skipped)
+    assert all(a <= b for low, high in zip(masks, masks[1:], strict=False) for a, b in zip(low, high, strict=True))
+    assert sum(masks[0]) < sum(masks[1]) < sum(masks[3]) == 5  # the sixth is above kappa
+
+
+def test_what_differs_is_kept_whatever_its_rank() -> None:
+    gates = [Gate(0.9) for _ in range(4)]
+    for gate, divergence in zip(gates, (0.06, 0.2, 0.5, 0.9), strict=True):
+        gate.total.fill_(divergence)
+        gate.weight.fill_(1.0)
+    controller = SkipController(gates)
+    controller.end_epoch(5, 10)
+    assert controller.skipped == (False,) * 4
+
+
+def test_nothing_is_decided_in_warm_up_or_after_the_last_epoch() -> None:
+    model = network(threshold=0.5)
+    craft(model, alike=(1, 2, 3))
+    for number in (1, 2):
+        epoch(model, number, 30)
+        assert not any(controller_of(model).skipped)  # warm-up: 10% of 30 epochs
+    epoch(model, 30, 30)
+    assert not any(controller_of(model).skipped)
+    epoch(model, 3, 30)
+    assert any(controller_of(model).skipped)
+
+
+@pytest.mark.parametrize("monotone", [False, True])
+def test_probe_epochs_measure_skipped_layers_again_and_can_bring_them_back(monotone: bool) -> None:
+    model = network(threshold=0.5)
+    gates = controller_of(model).gates
+    model.skip_controller = controller = SkipController(gates, probe_every=2, monotone=monotone)
+    craft(model, alike=(1, 2, 3))
+    epoch(model, 2, 20)
+    assert controller.skipped[:2] == (True, True)
+    craft(model, alike=())
+    epoch(model, 3, 20)
+    assert controller.skipped[:2] == (True, True)  # not measured, so not decided anew
+    epoch(model, 4, 20)  # the next one is a probe
+    assert [gate.open for gate in gates[:2]] == [not monotone] * 2
+    model.eval()
+    assert not any(gate.open for gate in gates[:2])  # evaluation keeps the decisions
+    model.train()
+    epoch(model, 5, 20)
+    assert controller.skipped[:2] == (monotone, monotone)
+
+
+def test_a_skipped_layer_costs_nothing_and_nothing_of_it_changes() -> None:
+    model, images = network(), torch.randn(2, 3, 16, 16)
+    full, layers, theirs = products(model, images), gated(model), 0
+    for layer in layers:
+        theirs += products(layer.update.attention.retrieval, torch.randn(2, 32, 8, 8))
+        layer.gate.skip(True)
+    assert full - products(model, images) == theirs > 0
+    statistics = [value.clone() for layer in layers for value in layer.update.buffers()]
+    model.train()(images).sum().backward()
+    assert all(map(torch.equal, statistics, (value for layer in layers for value in layer.update.buffers())))
+    skipped = {id(parameter) for layer in layers for parameter in layer.update.parameters()}
+    assert all((p.grad is None) == (id(p) in skipped) for p in model.parameters() if p.requires_grad)
+
+
+def test_a_network_with_all_gates_closed_is_the_one_without_those_layers() -> None:
+    model, images = network(), torch.randn(2, 3, 16, 16)
+    layers = gated(model)
+    for layer in layers:
+        layer.gate.skip(True)
+    expected = model.eval()(images)
+    for layer in layers:
+        layer.gate.skip(False)
+        layer.update = nn.Identity()
+    assert torch.equal(model(images), expected)
+
+
+def test_the_mask_is_the_same_in_training_and_evaluation_and_survives_a_checkpoint(tmp_path: Path) -> None:
+    model = network(threshold=0.5)
+    craft(model, alike=(1, 2, 3))
+    for number in (2, 3):
+        epoch(model, number, 20)
+    images = torch.randn(2, 3, 16, 16)
+    expected = model.eval()(images)
+    save_model(model, str(tmp_path / "model.safetensors"))
+    for other in (network(threshold=0.5, seed=1), network(threshold=0.5, seed=2)):
+        assert not torch.allclose(other.eval()(images), expected)
+    loaded, restored = network(seed=1), network(seed=2)
+    load_model(loaded, tmp_path / "model.safetensors")
+    restored.load_state_dict(model.state_dict())
+    for other in (loaded, restored, copy.deepcopy(model)):
+        assert controller_of(other).skipped == controller_of(model).skipped
+        assert [layer.gate.open for layer in gated(other)] == [layer.gate.open for layer in gated(model)]
+        assert torch.equal(other.eval()(images), expected)
+
+
+def test_a_copy_whose_buffers_are_written_follows_them_from_the_next_evaluation() -> None:
+    """As averaged models do, which never load a state."""
+    model = network()
+    average = copy.deepcopy(model)
+    gated(model)[0].gate.skip(True)
+    for name, value in average.state_dict().items():
+        value.copy_(model.state_dict()[name])
+    average.eval()
+    assert not gated(average)[0].gate.open
+
+
+def test_decisions_reach_a_compiled_network() -> None:
+    model = network(threshold=0.5)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    images = torch.randn(2, 3, 16, 16)
+    model.train()
+    compiled(images).sum().backward()
+    assert all(kl is not None for kl in controller_of(model).divergences)
+    for layer in gated(model):
+        layer.gate.skip(True)
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), model(images), rtol=1e-5, atol=1e-5)
