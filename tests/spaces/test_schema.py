@@ -233,6 +233,6 @@ def test_the_reference_names_every_key_and_every_choice() -> None:
     missing = [key for key in sorted(keys) if f"`{key}`" not in reference]
     assert missing == []
     for name, technique in TECHNIQUES.items():
-        row = next(line for line in reference.splitlines() if line.startswith(f"| `{name}` |"))
-        choices = [choice for choice in technique.choices if not choice[0].isdigit()]
-        assert [choice for choice in choices if f"`{choice}`" not in row] == []
+        section = reference.partition(f"### `{name}`")[2].partition("\n## ")[0].partition("\n### ")[0]
+        words = [*technique.choices, *technique.knobs]
+        assert [word for word in words if f"`{word}" not in section] == []
