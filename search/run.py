@@ -23,7 +23,7 @@ from rich.console import Console
 from search import results, studies
 from search.cluster import Resources, Share, cluster
 from search.costs import COSTS
-from search.data import Dataset, load_data
+from search.data import Dataset
 from search.evaluator import Evaluator, Tester
 from search.executor import execute, test_front
 from search.gate import limits
@@ -32,7 +32,7 @@ from search.live import Display
 from search.record import Front, State
 from search.study import Study
 from search.tracking import MlflowTracker
-from search.trial import TimmEvaluator
+from search.trial import TimmEvaluator, dataset_of
 from search.work import Idle
 from spaces import InputError, SearchSpace, SpaceError, SpaceFile, load
 from spaces.errors import unknown
@@ -98,7 +98,7 @@ def run(
     dataset = None
     if evaluator is None:
         dataset = _dataset(file, space)
-        evaluator = TimmEvaluator(file, dataset)
+        evaluator = _evaluator(file, dataset, space)
     reference_point = _reference_point(searched, evaluator, dataset, space)
     resources = _resources(cpus_per_trial, gpus_per_trial)
     _announce(console, directory, searched)
@@ -130,7 +130,8 @@ def run(
 
 
 def _announce(console: Console, directory: Path, space: SearchSpace) -> None:
-    said = f"{directory.name}: {space.size:,} architectures, {space.file.search.trials} trials, in {directory}"
+    most = "" if space.exact else "at most "
+    said = f"{directory.name}: {most}{space.size:,} architectures, {space.file.search.trials} trials, in {directory}"
     console.print(said, markup=False, highlight=False, soft_wrap=True)
     for note in space.notes:
         console.print(f"note: {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
@@ -197,7 +198,14 @@ def _dataset(file: SpaceFile, given: str | Path | Mapping[str, Any]) -> Dataset:
         for name in names:
             if name not in allowed:
                 raise locate(SpaceError(unknown(key[:-1], name, allowed), key=f"{key}.{name}"), given)
-    return load_data(file.data)
+    return dataset_of(file)
+
+
+def _evaluator(file: SpaceFile, dataset: Dataset, given: str | Path | Mapping[str, Any]) -> Evaluator:
+    try:
+        return TimmEvaluator(file, dataset)
+    except SpaceError as error:
+        raise locate(error, given) from None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Knows nothing of Ray, Optuna or MLflow, and does not decide what to evaluate.
 import gc
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from search.costs import COSTS, latency_ms
-from search.data import Batches, Dataset
+from search.data import Batches, Dataset, load_data
+from search.data.batches import Batch
 from search.data.seeds import seed_of
 from search.evaluator import Measurement
 from search.training import (
@@ -30,16 +32,53 @@ from search.training import (
     seeded,
 )
 from spaces import Architecture, InputError, SpaceError, Start, build
+from spaces.backbone import create
 from spaces.removal import Removal, remove_dead
 from spaces.schema import SpaceFile
 from spaces.techniques.scales import strengths
-from spaces.weights import weights_of
+from spaces.weights import normalisation, weights_of
 
 _SAVE_EVERY_S = 60  # between validations; an epoch of a big data set is not lost with a killed process
 
 
 TrialKey = tuple[str, int, Path]
 """Architecture id, seed, checkpoint directory."""
+
+
+def dataset_of(space: SpaceFile) -> Dataset:
+    """The images of a space of backbones, normalised as `data` says.
+
+    Where it says nothing, by the training split's own mean and deviation; with train.pretrained by those that the
+    weights were trained with, if the images are RGB and all backbones agree.
+
+    Raises:
+        InputError: as `search.data.load_data`.
+    """
+    assert space.data is not None, "a space with backbones has data"
+    dataset = load_data(space.data)
+    expected = {normalisation(entry.name) for entry in space.backbones}
+    if space.data.mean or not space.train.pretrained or len(expected) > 1:
+        return dataset
+    mean, std = expected.pop()
+    if len(mean) != dataset.in_chans:
+        return dataset
+    return replace(dataset, preprocessing=replace(dataset.preprocessing, mean=mean, std=std))
+
+
+def _starts(space: SpaceFile, num_classes: int, in_chans: int) -> dict[str, Path]:
+    """The weights of every unmodified backbone, by its id; each file is tried on the network that starts from it."""
+    starts: dict[str, Path] = {}
+    for index, entry in enumerate(space.backbones):
+        try:
+            weights = weights_of(entry.name, entry.weights)
+            for kwargs in entry.combinations():
+                create(entry.name, kwargs, num_classes=num_classes, in_chans=in_chans, weights=weights)
+                plain = Architecture(backbone=entry.name, kwargs=kwargs)
+                if starts.setdefault(plain.id, weights) != weights:
+                    raise SpaceError(f"the same network starts from {starts[plain.id]} already; leave one out")
+        except SpaceError as error:
+            raise SpaceError(error.reason, key=f"backbones[{index}].weights") from None
+    return starts
 
 
 @final
@@ -50,13 +89,13 @@ class TimmEvaluator:
     data set does.
 
     Raises:
-        SpaceError: the space asks for pretrained weights that are not there, or not readable.
+        SpaceError: the space asks for pretrained weights that are not there, not readable, or of another network.
     """
 
     def __init__(self, space: SpaceFile, dataset: Dataset):
         self._weights: dict[str, Path] = {}
         if space.train.pretrained:
-            self._weights = {entry.name: weights_of(entry.name, entry.weights) for entry in space.backbones}
+            self._weights = _starts(space, dataset.num_classes, dataset.in_chans)
         self._recipe, self._horizon, self._dataset = space.train, space.search.fidelity.max, dataset
         self._costs: dict[str, dict[str, float]] = {}
         self._live: tuple[TrialKey, Trainer] | None = None
@@ -106,10 +145,11 @@ class TimmEvaluator:
                 yield Measurement(fidelity=trainer.epoch, metrics=metrics, time=time.time())
         metrics |= trainer.validate()
         trainer.save(checkpoint)
-        save_strengths(strengths(trainer.model, self._some_images(trainer.device)), checkpoint)
+        images, _ = self._sample(trainer.device)
+        save_strengths(strengths(trainer.model, images), checkpoint)
         removal = None
         if fidelity == self._horizon:
-            removal = remove_dead(trainer.model, architecture, [self._some_images(trainer.device)])
+            removal = remove_dead(trainer.model, architecture, [images])
         if removal is not None and removal.removed:
             yield self._reduced(trainer, removal, metrics, checkpoint)
             return
@@ -132,11 +172,10 @@ class TimmEvaluator:
         network = removal.architecture
         return Measurement(fidelity=trainer.epoch, values=values, metrics=metrics, time=time.time(), network=network)
 
-    def _some_images(self, device: torch.device) -> Tensor:
-        """A batch of training images, prepared as for inference."""
-        chosen = self._dataset.train[: self._recipe.batch_size]
-        images, _ = next(iter(Batches(self._dataset, chosen, self._recipe.batch_size, device)))
-        return images
+    def _sample(self, device: torch.device) -> Batch:
+        """A batch of training images of any class, always the same, prepared as for inference."""
+        chosen = np.random.default_rng(0).permutation(self._dataset.train)[: self._recipe.batch_size]
+        return next(iter(Batches(self._dataset, chosen, self._recipe.batch_size, device)))
 
     def test(self, architecture: Architecture, checkpoint: Path) -> float:
         """Accuracy in [0, 1] on the held-out test split, with the weights that the training left in `checkpoint`.
@@ -184,11 +223,8 @@ class TimmEvaluator:
         """The pretrained weights that the space asks for, and what they are narrowed by."""
         if not self._recipe.pretrained:
             return None
-        batch = None
-        if self._recipe.importance == "taylor":
-            chosen = self._dataset.train[: self._recipe.batch_size]
-            batch = next(iter(Batches(self._dataset, chosen, self._recipe.batch_size, torch.device("cpu"))))
-        weights = self._weights[str(architecture.backbone)]
+        batch = self._sample(torch.device("cpu")) if self._recipe.importance == "taylor" else None
+        weights = self._weights[Architecture(backbone=architecture.backbone, kwargs=dict(architecture.kwargs)).id]
         return Start(weights=weights, importance=self._recipe.importance, batch=batch)
 
     def _build(self, architecture: Architecture, start: Start | None = None) -> nn.Module:

@@ -2,8 +2,10 @@
 
 Two architectures that build the same network have the same `id` in any process: choices that change
 nothing are dropped, sizes are rounded, kwargs at their default are left out. (Two names that timm gives one
-network, as deit_tiny and vit_tiny, stay two; so do a kwarg and a choice that come to the same.) Without a backbone an
-architecture is a point of a space of plain choices, kept as it is.
+network, as deit_tiny and vit_tiny, stay two. So do a kwarg and a choice that come to the same: `embed_dim: 96` and
+width 0.5 of 192, an `init_values` and the scaling that replaces what it starts. And other choices for a branch that
+`removed` takes away still count.) Without a backbone an architecture is a point of a space of plain choices, kept as
+it is.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ from typing import Any, Self
 
 from spaces.anatomy import anatomy_of
 from spaces.backbone import check_backbone, same_network
-from spaces.errors import SpaceError, unknown
+from spaces.errors import SpaceError, shown, unknown
 from spaces.techniques import TECHNIQUES
 from spaces.techniques.base import Choice, NotApplicable, PerStage
 
@@ -37,15 +39,15 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if not isinstance(self.backbone, str | None):
-            raise SpaceError(f"{self.backbone!r} is not a name", key="backbone")
+            raise SpaceError(f"{shown(self.backbone)} is not a name", key="backbone")
         for name in ("kwargs", "choices"):
             value = getattr(self, name)
             try:
                 plain = json.loads(json.dumps(value, allow_nan=False))
             except (TypeError, ValueError) as error:
-                raise SpaceError(f"{value!r} is not made of JSON values: {error}", key=name) from None
+                raise SpaceError(f"{shown(value)} is not made of JSON values: {error}", key=name) from None
             if not isinstance(plain, dict):
-                raise SpaceError(f"{value!r} is not a mapping", key=name)
+                raise SpaceError(f"{shown(value)} is not a mapping", key=name)
             object.__setattr__(self, name, MappingProxyType(plain))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -146,7 +148,7 @@ def resolve(backbone: str, kwargs: Mapping[str, Any], choices: Mapping[str, Any]
     anatomy = anatomy_of(backbone, kwargs)
     for name in choices:
         if name not in TECHNIQUES:
-            raise SpaceError(unknown("dimension", name, TECHNIQUES), key=f"choices.{name}")
+            raise SpaceError(unknown("dimension", name, TECHNIQUES), key="choices")
     resolved: dict[str, PerStage] = {}
     for name, technique in TECHNIQUES.items():
         if name not in choices:
@@ -154,7 +156,8 @@ def resolve(backbone: str, kwargs: Mapping[str, Any], choices: Mapping[str, Any]
         given, count = choices[name], max(1, len(anatomy.stages))
         stages = given if isinstance(given, list) else [given] * count
         if len(stages) != count:
-            raise SpaceError(f"{given} has {len(stages)} entries; {backbone} has {count} stages", key=f"choices.{name}")
+            reason = f"{shown(given)} has {len(stages)} entries; {backbone} has {count} stages"
+            raise SpaceError(reason, key=f"choices.{name}")
         try:
             checked: tuple[Choice, ...] = tuple(technique.check(choice) for choice in stages)
             per_stage = technique.canonical(checked, anatomy, resolved)

@@ -51,8 +51,7 @@ def check_backbone(name: str, kwargs: Mapping[str, Any]) -> None:
         SpaceError: with the nearest registered name, or the reason why an argument is refused.
     """
     architecture, _, tag = name.partition(".")
-    known = architecture in timm.list_models() and ":" not in name
-    if not known:
+    if architecture not in timm.list_models(architecture) or ":" in name:
         raise SpaceError(unknown("backbone", name, timm.list_models()))
     if tag and name not in timm.list_pretrained(f"{architecture}.*"):
         raise SpaceError(unknown("pretrained tag", name, timm.list_pretrained(f"{architecture}.*")))
@@ -87,7 +86,11 @@ def create(
         SpaceError: no such backbone, it cannot be built with these arguments, or the file does not fit it.
     """
     check_backbone(name, kwargs)
-    source = {} if weights is None else {"pretrained_cfg_overlay": overlay_of(name, weights)}
+    source = {}
+    if weights is not None:
+        source = {"pretrained_cfg_overlay": (overlay := overlay_of(name, weights))}
+        if num_classes != overlay["num_classes"]:  # then timm lets tensors be missing or left over: try it as it is
+            create(name, kwargs, num_classes=overlay["num_classes"], in_chans=in_chans, weights=weights)
     given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     try:
         with _bounded():

@@ -4,7 +4,8 @@ Every architecture is first built on the meta device and run there once, so what
 any weight is made.
 """
 
-from dataclasses import dataclass, replace
+import copy
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -63,17 +64,17 @@ def build(architecture: Architecture, num_classes: int, in_chans: int = 3, *, st
     if architecture.backbone is None:
         raise SpaceError("an architecture of plain choices has no network; evaluate it with an Evaluator of your own")
     check(architecture.canonical)
-    if start is None:
-        return _compose(architecture.canonical, num_classes, in_chans)
-    weights = start.weights or cached(architecture.backbone)
-    return _compose(architecture.canonical, num_classes, in_chans, replace(start, weights=weights))
+    weights = (start.weights or cached(architecture.backbone)) if start else None
+    canonical = architecture.canonical
+    name = canonical.backbone or ""
+    model = create(name, canonical.kwargs, num_classes=num_classes, in_chans=in_chans, weights=weights)
+    return _compose(canonical, model, start)
 
 
-def _compose(canonical: Architecture, num_classes: int, in_chans: int, start: Start | None = None) -> nn.Module:
+def _compose(canonical: Architecture, model: nn.Module, start: Start | None = None) -> nn.Module:
+    """Rewrite the backbone of an architecture, in place."""
     assert canonical.backbone is not None
     anatomy = anatomy_of(canonical.backbone, canonical.kwargs)
-    weights = start.weights if start else None
-    model = create(canonical.backbone, canonical.kwargs, num_classes=num_classes, in_chans=in_chans, weights=weights)
     for name, choices in resolve(canonical.backbone, canonical.kwargs, canonical.choices).items():
         technique = TECHNIQUES[name]
         if start and isinstance(technique, Width):  # the one that chooses among weights
@@ -95,7 +96,8 @@ def check(canonical: Architecture) -> None:
     anatomy = anatomy_of(canonical.backbone, canonical.kwargs)
     try:
         with torch.device("meta"), torch.no_grad():
-            shape = _compose(canonical, 10, 3).eval()(torch.empty(2, 3, anatomy.image_size, anatomy.image_size)).shape
+            model = _compose(canonical, copy.deepcopy(anatomy.model)).eval()
+            shape = model(torch.empty(2, 3, anatomy.image_size, anatomy.image_size)).shape
     except SpaceError:
         raise
     except Exception as error:  # whatever a forward pass raises

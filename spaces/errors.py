@@ -40,9 +40,23 @@ def unknown(what: str, given: object, allowed: Iterable[str], *, most: int = 12)
     More than `most` allowed names are counted, and only those near the given one are shown.
     """
     names = sorted(set(map(str, allowed)))
-    near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5) if isinstance(given, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    said = f"unknown {what} {shown(given)}" if isinstance(given, str) else f"{shown(given)} is no {what}"
     if len(names) <= most:
-        return f"unknown {what} {given!r}{hint} (allowed: {', '.join(names)})"
+        return f"{said}{hint} (allowed: {', '.join(names)})"
     others = f"; also near: {', '.join(near[1:])}" if near[1:] else ""
-    return f"unknown {what} {given!r}{hint} ({len(names)} are allowed{others})"
+    return f"{said}{hint} ({len(names)} are allowed{others})"
+
+
+def shown(given: object) -> str:
+    """A value as a message names it; long ones are cut."""
+    if isinstance(given, dict):
+        return f"a mapping ({', '.join(map(str, given))[:40]})"
+    if isinstance(given, list):
+        return "a list" if given else "an empty list"
+    if given is None:
+        return "an empty value (null)"
+    if isinstance(given, bool):
+        return str(given).lower()
+    return repr(given) if len(repr(given)) <= 60 else repr(given)[:57] + "..."

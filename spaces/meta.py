@@ -1,17 +1,49 @@
-"""A network without data: a copy on the meta device, and an image that it takes, for watching one forward pass.
+"""A network without data, or without most of it: copies on the meta device, and an image that such a copy takes.
 
 Knows torch and what timm's models say of themselves, nothing of techniques.
 """
 
 import copy
+import math
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spaces.anatomy import input_size
 from spaces.errors import SpaceError
 
 InputSize = tuple[int, int, int]
+
+
+SMALL = 1 << 18  # numbers: above any vector or mask of timm's networks at 512 pixels, below what takes memory
+
+
+@final
+class OnlySmall(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What is made under it is on the meta device where it has more numbers than `SMALL`, else as it would be.
+
+    A network of billions so takes little memory and yet has its norms, scales, tables and their values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        first = args[0] if args else None
+        if _has_device(func) and not (isinstance(first, Tensor) and first.is_meta):
+            sizes = first.shape if isinstance(first, Tensor) else first if isinstance(first, list | tuple) else ()
+            if math.prod(sizes) > SMALL:
+                kwargs["device"] = torch.device("meta")
+            elif str(kwargs.get("device")) == "meta":  # as a large one beside it
+                kwargs["device"] = torch.device("cpu")
+        return func(*args, **kwargs)
+
+
+def _has_device(func: Any) -> bool:
+    return any(argument.name == "device" for argument in func._schema.arguments)
 
 
 def on_meta(model: nn.Module) -> nn.Module:

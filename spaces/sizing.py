@@ -5,7 +5,7 @@ Knows anatomy and dimensions, nothing of choices or tensors.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from timm.layers import make_divisible
 
@@ -28,7 +28,7 @@ def sizes(anatomy: Anatomy, scales: tuple[Scale, ...]) -> SizeOf:
         stage = stages_of(anatomy).get(leaf)
         return leaf.size if stage is None else scaled(anatomy, leaf, scales[stage])
 
-    return size_of
+    return cache(size_of)
 
 
 def scaled(anatomy: Anatomy, leaf: Dim, scale: Scale) -> int:
@@ -49,6 +49,11 @@ def rounded(anatomy: Anatomy, leaf: Dim, scale: Scale) -> int:
         return follows.evaluate(lambda part: rounded(anatomy, part, scale)) // (1 if leaf.near else factor)
     whole: int = make_divisible(leaf.size * factor * scale.multiplier, _units(anatomy, scale.multiple)[leaf])
     return max(whole // factor, leaf.size if head else 1)
+
+
+@lru_cache(maxsize=4096)
+def divisors(number: int) -> tuple[int, ...]:
+    return tuple(n for n in range(1, number + 1) if number % n == 0)
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""SearchSpace: every architecture that a space file allows, counted exactly, sampled, enumerated.
+"""SearchSpace: every architecture that a space file allows, counted, sampled, enumerated.
 
 A space is a short program of decisions: the backbone, its arguments, then what each dimension still offers
 this backbone. `decide` runs it with any chooser: a generator, a sampler, an enumeration. What does not apply
@@ -16,7 +16,8 @@ from typing import Any
 from spaces.anatomy import anatomy_of
 from spaces.architecture import Architecture
 from spaces.errors import SpaceError
-from spaces.questions import Chooser, Label, Menu, Parameter, label_of, plain
+from spaces.menu import Menu
+from spaces.questions import Chooser, Label, Parameter, label_of, plain
 from spaces.schema import Backbone, SpaceFile
 from spaces.techniques import TECHNIQUES, kind_of
 
@@ -45,7 +46,7 @@ class SearchSpace:
             if count > MOST_COMBINATIONS:
                 reason = f"{count:,} combinations of arguments; at most {MOST_COMBINATIONS:,} can be looked at"
                 raise SpaceError(reason, key=f"backbones[{index}].kwargs")
-            for kwargs in _combinations(entry):
+            for kwargs in entry.combinations():
                 try:
                     self._menu(label, kwargs)
                 except SpaceError as error:
@@ -105,10 +106,15 @@ class SearchSpace:
 
     @cached_property
     def size(self) -> int:
-        """The exact number of distinct architectures."""
+        """The number of distinct architectures, or where `exact` is false a bound above it."""
         if not self._backbones:
             return math.prod(len(question.options) for question in self._plain)
         return sum(self._menu(label, kwargs).size for label, kwargs in self._networks())
+
+    @property
+    def exact(self) -> bool:
+        """Whether `size` is a number and not a bound, as where the width of each of many stages decides over others."""
+        return all(menu.exact for menu in self._menus.values())
 
     def __iter__(self) -> Iterator[Architecture]:
         """Every distinct architecture, in a fixed order."""
@@ -139,7 +145,7 @@ class SearchSpace:
         """Backbones with arguments, without those that are the same network as an earlier one."""
         seen: set[str] = set()
         for label, entry in self._backbones.items():
-            for kwargs in _combinations(entry):
+            for kwargs in entry.combinations():
                 plain = Architecture(backbone=entry.name, kwargs=kwargs).canonical.to_json()
                 if plain not in seen:
                     seen.add(plain)
@@ -159,9 +165,3 @@ def _labelled(backbones: tuple[Backbone, ...]) -> Iterator[tuple[str, Backbone]]
     for entry in backbones:
         count[entry.name] = count.get(entry.name, 0) + 1
         yield entry.name if count[entry.name] == 1 else f"{entry.name}#{count[entry.name]}", entry
-
-
-def _combinations(entry: Backbone) -> Iterator[dict[str, Any]]:
-    lists = {key: value if isinstance(value, list | tuple) else [value] for key, value in entry.kwargs.items()}
-    for values in product(*lists.values()):
-        yield dict(zip(lists, values, strict=True))

@@ -37,31 +37,42 @@ def cached(name: str) -> Path:
     return Path(found)
 
 
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel, of values in [0, 1], that images had when timm's weights of a model were trained.
+
+    A pretrained tag counts: `vit_base_patch16_224.augreg_in21k` and `vit_base_patch16_224.mae` were trained on others.
+    """
+    config = timm.get_pretrained_cfg(name)
+    return tuple(config.mean), tuple(config.std)
+
+
 def overlay_of(name: str, path: Path) -> dict[str, Any]:
-    """What timm needs to know to load a file into a model: where it is, and for how many classes it was trained.
+    """What timm needs to know to load a file into a model: where it is, and how many classes its classifier has.
+
+    None of them, where the file has no classifier under timm's name.
 
     Raises:
         SpaceError: no such file, or it is no readable .safetensors file.
     """
     if path.suffix != ".safetensors":
         raise SpaceError(f"{path} is no .safetensors file; other formats can run code and are not read", key="weights")
+    if not path.is_file():
+        raise SpaceError(f"there is no file {path}", key="weights")
     try:
         with safe_open(path, framework="pt") as file:
             classes = _classes(name, file)
-    except FileNotFoundError:
-        raise SpaceError(f"there is no file {path}", key="weights") from None
     except (OSError, SafetensorError) as error:
         raise SpaceError(f"{path} is not a readable .safetensors file: {error}", key="weights") from None
-    return {"file": str(path), "custom_load": False} | ({} if classes is None else {"num_classes": classes})
+    return {"file": str(path), "custom_load": False, "num_classes": classes}
 
 
-def _classes(name: str, file: Any) -> int | None:
-    """Rows of the classifier in a file, where it is stored under timm's name."""
+def _classes(name: str, file: Any) -> int:
+    """Rows of the classifier in a file, 0 where none is stored under timm's name."""
     config = timm.get_pretrained_cfg(name)
     heads = [] if config is None or not config.classifier else config.classifier
     first = heads if isinstance(heads, str) else next(iter(heads), "")
     key = f"{first}.weight"
-    return int(file.get_slice(key).get_shape()[0]) if key in file.keys() else None  # noqa: SIM118
+    return int(file.get_slice(key).get_shape()[0]) if key in file.keys() else 0  # noqa: SIM118
 
 
 def weights_of(name: str, given: str | None) -> Path:

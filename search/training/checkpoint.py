@@ -7,6 +7,7 @@ holds the weights of what is left of the network where blocks were removed. None
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ STRENGTHS = "strengths.json"
 
 
 def save_weights(model: nn.Module, directory: Path, epoch: int) -> None:
-    """Tied weights are stored once."""
+    """Tied weights are stored once. What was made of earlier weights in the directory goes."""
+    shutil.rmtree(directory / REDUCED, ignore_errors=True)
     _replace(directory / WEIGHTS, lambda path: save_model(model, str(path), metadata={"epoch": str(epoch)}))
 
 

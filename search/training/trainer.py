@@ -38,7 +38,10 @@ class Trainer:
     """Trains `model` in place.
 
     A module may have two hooks: `penalty() -> Tensor`, a scalar that is added to the loss of every step, and
-    `end_epoch(epoch, epochs)`, called after each epoch, counted from 1, of as many as the horizon has.
+    `end_epoch(epoch, epochs)`, called after each epoch, counted from 1, of as many as the horizon has. It may also
+    have a number `reach`: how far each of its own parameters must be able to come in the whole training. Adam and
+    its kin move a parameter by about the learning rate a step, so that in a short training a gate would stay near
+    where it starts whatever its penalty; where the sum of all rates is below `reach`, its rate is higher for that.
 
     Args:
         model: logits `[N, num_classes]` from images `[N, C, H, W]`.
@@ -68,6 +71,7 @@ class Trainer:
         self._dataset, self._recipe, self._seed = dataset, recipe, seed
         self._batches = Batches(dataset, dataset.train, recipe.batch_size, self.device)
         self._optimizer = _optimizer(self.model, recipe)
+        _hasten(self._optimizer, self.model, recipe.lr * horizon * len(self._batches) / 2)  # the sum of all rates
         self._amp_type = _amp_type(self.device) if recipe.amp == "auto" else None
         self._penalties = _hooks(self.model, "penalty")
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_type == torch.float16)
@@ -189,7 +193,7 @@ class Trainer:
             total_steps=self.horizon * steps,
         )
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         return rate
 
     def _check(self, losses: Tensor) -> None:
@@ -220,6 +224,23 @@ def _optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:
         **arguments,
     )
     return optimizer
+
+
+def _hasten(optimizer: torch.optim.Optimizer, model: nn.Module, travel: float) -> None:
+    """Parameters that must come further than `travel` get groups of their own, with a factor on the learning rate."""
+    reaches = {
+        id(parameter): float(getattr(module, "reach", 0.0))
+        for module in model.modules()
+        for parameter in module.parameters(recurse=False)
+    }
+    for group in list(optimizer.param_groups):
+        faster: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            scale = max(1.0, reaches[id(parameter)] / travel)
+            faster.setdefault(scale, []).append(parameter)
+        group["params"] = faster.pop(1.0, [])
+        for scale, parameters in faster.items():
+            optimizer.add_param_group({**group, "params": parameters, "lr_scale": scale})
 
 
 def _amp_type(device: torch.device) -> torch.dtype | None:

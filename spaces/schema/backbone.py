@@ -4,14 +4,16 @@ What timm knows and which arguments are refused is `spaces.backbone`'s; that the
 found when the space is opened.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from spaces.backbone import REFUSED_KWARGS, check_backbone
-from spaces.errors import SpaceError
-from spaces.schema.complaint import GrammarError, Section, shown
+from spaces.errors import SpaceError, shown
+from spaces.schema.complaint import GrammarError, Section
 from spaces.schema.data import absolute
 
 
@@ -53,7 +55,8 @@ class Backbone(Section):
         if weights is None:
             return None
         if not weights.endswith(".safetensors"):
-            raise GrammarError(f"{shown(weights)} is not a .safetensors file, the one kind that cannot run code")
+            name = shown(Path(weights).name)
+            raise GrammarError(f"{name} is not a .safetensors file, the one kind that cannot run code")
         return absolute(weights, info)
 
     @field_validator("kwargs")
@@ -71,3 +74,9 @@ class Backbone(Section):
                 if item in choices[:index]:
                     raise GrammarError(f"the choice {shown(item)} is there twice", key, index)
         return kwargs
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Every set of arguments, with one value in place of each list of choices."""
+        lists = {key: value if isinstance(value, list | tuple) else [value] for key, value in self.kwargs.items()}
+        for values in product(*lists.values()):
+            yield dict(zip(lists, values, strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from spaces.errors import SpaceError, unknown
+from spaces.errors import SpaceError, shown, unknown
 from spaces.schema.document import Document, KeyPath, dotted
 
 JsonSchema = Mapping[str, Any]
@@ -76,19 +76,6 @@ def _problem(details: ErrorDetails, document: Document, schema: JsonSchema) -> t
     if kind == "literal_error":
         return path, unknown("value", given, [str(name) for node in nodes for name in node.get("enum", ())])
     return path, f"{shown(given)} is not {' or '.join(dict.fromkeys(map(_allowed, nodes)))}"
-
-
-def shown(given: object) -> str:
-    """A value as a message names it; long ones are cut."""
-    if isinstance(given, dict):
-        return f"a mapping ({', '.join(map(str, given))[:40]})"
-    if isinstance(given, list):
-        return "a list" if given else "an empty list"
-    if given is None:
-        return "an empty value (null)"
-    if isinstance(given, bool):
-        return str(given).lower()
-    return repr(given) if len(repr(given)) <= 60 else repr(given)[:57] + "..."
 
 
 def _nodes(node: JsonSchema, path: KeyPath, root: JsonSchema) -> Iterator[JsonSchema]:

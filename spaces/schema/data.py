@@ -71,7 +71,7 @@ class Data(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the splits."""
     mean: Channels | None = None
-    """Per channel, of values in [0, 1]. None: that of the training split."""
+    """Per channel, of values in [0, 1]. None: that of the training split, or of pretrained weights."""
     std: Channels | None = None
     """As mean."""
     transform: Literal["auto", "none", "flip", "crop_flip", "resized_crop_flip", "timm"] = "auto"

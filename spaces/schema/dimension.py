@@ -8,15 +8,15 @@ how they rewrite a model.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import GetJsonSchemaHandler, SkipValidation
 from pydantic_core import CoreSchema
 
-from spaces.errors import unknown
-from spaces.schema.complaint import GrammarError, Section, shown
-from spaces.techniques.base import Choice, Knob, Scalar, Technique
+from spaces.errors import shown, unknown
+from spaces.schema.complaint import GrammarError, Section
+from spaces.techniques.base import Choice, Knob, Scalar, Technique, kind_of, values_of
 
 Per = Literal["network", "stage"]
 
@@ -26,6 +26,7 @@ _PLAIN_NAME = re.compile(r"\w[\w .-]*")
 # A range without `step` has this many equal steps: few enough that every value can be tried.
 DEFAULT_STEPS = 5
 MOST_STEPS = 1000
+MOST_OPTIONS = 1000  # of a dimension, kinds times values: each is looked at for every backbone
 
 _SCALAR = {"type": ["boolean", "integer", "number", "string"]}
 _CHOICES = {
@@ -55,6 +56,15 @@ class Dimension(Section):
     choices: Annotated[tuple[Choice, ...], SkipValidation]
     per: Per = "network"
     parameters: Annotated[Mapping[str, tuple[Scalar, ...]], SkipValidation] = {}
+
+    def open(self, choice: Choice, technique: Technique) -> dict[str, tuple[Scalar, ...]]:
+        """The parameters that the kind of a choice takes and the choice itself leaves open, with their values."""
+        kind, given = kind_of(choice), values_of(choice)
+        return {
+            name: values
+            for name, values in self.parameters.items()
+            if technique.takes(kind, name) and name not in given
+        }
 
     def to_plain(self) -> dict[str, Any]:
         """As it may be written in a file."""
@@ -94,12 +104,12 @@ def read_dimensions(given: object, techniques: Mapping[str, Technique] | None) -
 
 def _read(name: str, given: object, technique: Technique | None) -> Dimension:
     if isinstance(given, list):
-        return Dimension(choices=_choices(given, technique, name))
+        return _bounded(Dimension(choices=_choices(given, technique, name)), technique, name)
     if not isinstance(given, dict):
         hint = f"; write [{given}] for a single one" if isinstance(given, str | int | float) else ""
         raise GrammarError(f"{shown(given)} is not a list of choices{hint}", name)
     knobs = technique.knobs if technique else {}
-    words = ("choices", "kind", "per", *knobs) if knobs else ("choices", "per")
+    words = ("choices", "kind", "per", *knobs) if technique else ("choices", "per")
     for word in given:
         if word not in words:
             raise GrammarError(unknown("key", word, words), name, word)
@@ -114,21 +124,35 @@ def _read(name: str, given: object, technique: Technique | None) -> Dimension:
         raise GrammarError("there are no stages without backbones; allowed is network", name, "per")
     choices = _choices(given[word], technique, name, word)
     parameters = {key: _parameter(given[key], knob, name, key) for key, knob in knobs.items() if key in given}
-    return Dimension(choices=choices, per=per, parameters=parameters)
+    return _bounded(Dimension(choices=choices, per=per, parameters=parameters), technique, name)
+
+
+def _bounded(dimension: Dimension, technique: Technique | None, name: str) -> Dimension:
+    opened = [dimension.open(choice, technique) for choice in dimension.choices if technique]
+    count = sum(math.prod(map(len, values.values())) for values in opened)
+    if count > MOST_OPTIONS:
+        reason = f"{count:,} choices with all values of their parameters; at most {MOST_OPTIONS:,} can be looked at"
+        raise GrammarError(reason, name)
+    return dimension
 
 
 def _choices(given: object, technique: Technique | None, *below: str) -> tuple[Choice, ...]:
+    return _each(given, "choice", technique.check if technique else _scalar, *below)
+
+
+def _each(given: object, what: str, check: Callable[[object], Any], *below: str) -> tuple[Any, ...]:
+    """The items of a list, each as its check gives it back, none twice."""
     if not isinstance(given, list) or not given:
-        raise GrammarError(f"{shown(given)} is not a list of at least one choice", *below)
-    result: list[Choice] = []
+        raise GrammarError(f"{shown(given)} is not a list of at least one {what}", *below)
+    result: list[Any] = []
     for index, item in enumerate(given):
         try:
-            choice = technique.check(item) if technique else _scalar(item)
+            checked = check(item)
         except ValueError as error:
             raise GrammarError(str(error), *below, index) from None
-        if choice in result:
-            raise GrammarError(f"the choice {json.dumps(choice)} is there twice", *below, index)
-        result.append(choice)
+        if checked in result:
+            raise GrammarError(f"the {what} {json.dumps(checked)} is there twice", *below, index)
+        result.append(checked)
     return tuple(result)
 
 
@@ -142,13 +166,14 @@ def _parameter(given: object, knob: Knob, *below: str) -> tuple[Scalar, ...]:
     """Values given as a list or as a range `{low, high, step}`, each one that the knob can take."""
     if not isinstance(given, list | dict):
         raise GrammarError(f"{shown(given)} is neither a list of values nor a range {{low, high}}", *below)
-    values = _range(given, *below) if isinstance(given, dict) else _choices(given, None, *below)
-    written = {key: given[key] for key in ("low", "high")} if isinstance(given, dict) else dict(enumerate(values))
-    for place, value in written.items():
+    if isinstance(given, list):
+        return _each(given, "value", knob.check, *below)
+    values = _range(given, *below)
+    for word in ("low", "high"):
         try:
-            knob.check(value)
+            knob.check(given[word])
         except ValueError as error:
-            raise GrammarError(str(error), *below, place) from None
+            raise GrammarError(str(error), *below, word) from None
     try:
         return tuple(knob.check(value) for value in values)
     except ValueError as error:  # a step that leads past what is allowed, as 0.5 to whole numbers

@@ -26,6 +26,7 @@ from spaces.errors import SpaceError
 MOST_BYTES = 1_000_000
 MOST_VALUES = 10_000
 MOST_DEPTH = 32
+LONGEST_KEY = 200
 LARGEST_INTEGER = 2**63 - 1  # what JSON readers and databases agree on
 
 KeyPath = tuple[str | int, ...]
@@ -75,6 +76,11 @@ class Document:
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
             raise self.error(f"{value!r} holds a control character; allowed is text on one line", path)
         return value
+
+    def key(self, key: str, path: KeyPath, line: int | None = None) -> str:
+        if len(key) > LONGEST_KEY:
+            raise self.error(f"a key of {len(key):,} characters; the longest may have {LONGEST_KEY}", path, line)
+        return self.text(key, path)
 
     def integer(self, value: int, path: KeyPath) -> int:
         if abs(value) > LARGEST_INTEGER:
@@ -210,7 +216,7 @@ def _key(node: Node, path: KeyPath, document: Document) -> str:
         raise document.error("`<<` is not part of YAML 1.2; write the keys out", path, _line(node))
     if node.tag not in _TEXT_TAGS:
         raise document.error(f"the key {node.value} is not text; put it in quotes", path, _line(node))
-    return document.text(node.value, path)
+    return document.key(node.value, path, _line(node))
 
 
 def _from_scalar(node: ScalarNode, path: KeyPath, document: Document) -> Any:
@@ -257,4 +263,5 @@ def _from_object(given: object, path: KeyPath, document: Document) -> Any:
     for key in given:
         if not isinstance(key, str):
             raise document.error(f"the key {key!r} is not text", path)
+        document.key(key, path)
     return {str(key): _from_object(item, (*path, key), document) for key, item in given.items()}

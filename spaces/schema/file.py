@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from spaces.errors import SpaceError
+from spaces.errors import SpaceError, shown
 from spaces.schema.backbone import Backbone
-from spaces.schema.complaint import GrammarError, Section, complain, shown
+from spaces.schema.complaint import GrammarError, Section, complain
 from spaces.schema.data import Data
 from spaces.schema.dimension import Dimension, read_dimensions
 from spaces.schema.document import dotted, read_mapping, read_yaml

@@ -85,6 +85,12 @@ def changes(before: Mapping[str, PerStage], block: str, anatomy: Anatomy) -> Has
     )
 
 
+def seen(anatomy: Anatomy, stage: int) -> frozenset[int]:
+    """The stages whose earlier choices `changes` looks at for the blocks of a stage."""
+    blocks = anatomy.stages[stage].blocks if anatomy.stages else ()
+    return frozenset(other for block in blocks for other in _stages(anatomy)[block])
+
+
 @lru_cache(maxsize=64)
 def _stages(anatomy: Anatomy) -> dict[str, tuple[int, ...]]:
     """By block its own stage, then that of every size of its parameters."""

@@ -5,15 +5,16 @@ Choices are always given per stage, as a tuple with one entry a stage of the bac
 whole network is the same entry in every stage. Knows the anatomy of a model, nothing of files or searches.
 """
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 from torch import nn
 
 from spaces.anatomy import Anatomy
-from spaces.errors import unknown
+from spaces.errors import shown, unknown
 
 Scalar = None | bool | int | float | str
 Choice = Scalar | Mapping[str, Scalar]
@@ -30,10 +31,13 @@ class Knob:
 
     Attributes:
         kinds: which have it; empty for every kind.
+        defaults: of kinds that have another default.
         meaning: one line for the documentation.
         allowed: the values; where empty, numbers between the bounds.
-        low, high, above, below: closed and open bounds of numbers.
+        low, high, above, below: closed and open bounds of numbers, which always have two.
         whole: whole numbers only.
+        pattern: of texts, where not every one will do.
+        example: a text that will.
     """
 
     kinds: tuple[str, ...] = ()
@@ -45,19 +49,25 @@ class Knob:
     above: float | None = None
     below: float | None = None
     whole: bool = False
+    pattern: str = ".*"
+    example: str = ""
+    defaults: Mapping[Scalar, Scalar] = field(default_factory=dict)
+
+    def default_of(self, kind: Scalar) -> Scalar:
+        return self.defaults.get(kind, self.default)
 
     def check(self, given: object) -> Scalar:
         """The value in its normal form; ValueError says what is allowed."""
         if self.allowed:
             if any(given == value and type(given) is type(value) for value in self.allowed):
                 return given  # type: ignore[return-value]
-            raise ValueError(f"{given!r} is not one of {', '.join(map(_shown, self.allowed))}")
-        if isinstance(given, str) and type(self.default) is str:
-            return given
-        number = isinstance(given, int | float) and not isinstance(given, bool)
-        if not number or (self.whole and given != int(given)) or not self._inside(float(given)):  # type: ignore[call-overload, arg-type]
-            raise ValueError(f"{given!r} is not {self.range}")
-        return int(given) if self.whole else float(given)  # type: ignore[call-overload, arg-type]
+            raise ValueError(f"{shown(given)} is not {self.range}")
+        if type(self.default) is str:
+            if isinstance(given, str) and re.fullmatch(self.pattern, given):
+                return given
+        elif isinstance(given, int | float) and not isinstance(given, bool) and self._inside(given):
+            return int(given) if self.whole else float(given)
+        raise ValueError(f"{shown(given)} is not {self.range}")
 
     def _inside(self, value: float) -> bool:
         return (
@@ -65,15 +75,16 @@ class Knob:
             and (self.high is None or value <= self.high)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
+            and (not self.whole or value == int(value))
         )
 
     @property
     def range(self) -> str:
         """What is allowed, in words."""
         if self.allowed:
-            return f"one of {', '.join(map(_shown, self.allowed))}"
+            return f"one of {', '.join(str(shown(value)) for value in self.allowed)}"
         if type(self.default) is str:
-            return "a text"
+            return f"a text such as {self.example}"
         words = {"from": self.low, "above": self.above, "up to": self.high, "below": self.below}
         bounds = " ".join(f"{word} {value:g}" for word, value in words.items() if value is not None)
         return f"a {'whole ' if self.whole else ''}number {bounds}".strip()
@@ -108,17 +119,17 @@ class Technique(ABC):
         if not isinstance(choice, Mapping):
             return self.kind(choice)
         if "kind" not in choice:
-            raise ValueError(f"{dict(choice)!r} has no kind; for example {{kind: {next(iter(self.choices))}}}")
+            raise ValueError(f"{shown(choice)} has no kind; for example {{kind: {next(iter(self.choices))}}}")
         kind = self.kind(choice["kind"])
         values: dict[str, Scalar] = {}
         for name in sorted(set(choice) - {"kind"}):
             if not self.takes(kind, name):
-                raise ValueError(unknown(f"parameter of {self.name} {kind}", name, self.taken(kind)))
+                raise ValueError(self._not_taken(kind, name))
             try:
                 values[name] = self.knobs[name].check(choice[name])
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        values = {name: value for name, value in values.items() if value != self.knobs[name].default}
+        values = {name: value for name, value in values.items() if value != self.knobs[name].default_of(kind)}
         return {"kind": kind, **values} if values else kind
 
     def kind(self, given: object) -> Scalar:
@@ -130,14 +141,25 @@ class Technique(ABC):
     def takes(self, kind: Scalar, knob: str) -> bool:
         return knob in self.knobs and (not self.knobs[knob].kinds or kind in self.knobs[knob].kinds)
 
+    def _not_taken(self, kind: Scalar, knob: str) -> str:
+        if knob in self.knobs:
+            return f"{knob!r} is no parameter of {kind}, only of {', '.join(self.knobs[knob].kinds)}"
+        if not self.taken(kind):
+            return f"unknown parameter {shown(knob)}; {self.name} {kind} has none"
+        return unknown(f"parameter of {self.name} {kind}", knob, self.taken(kind))
+
     def taken(self, kind: Scalar) -> tuple[str, ...]:
         """The knobs of a kind."""
         return tuple(name for name in self.knobs if self.takes(kind, name))
 
     def value(self, choice: Choice, knob: str) -> Any:
-        """What a choice says of a knob, or the knob's default."""
+        """What a choice says of a knob, or the knob's default for its kind."""
         given = choice.get(knob) if isinstance(choice, Mapping) else None
-        return self.knobs[knob].default if given is None else given
+        return self.knobs[knob].default_of(kind_of(choice)) if given is None else given
+
+    def sees(self, anatomy: Anatomy, stage: int) -> Collection[int]:
+        """The stages whose choices of the dimensions in `after` decide what a choice for this one does."""
+        return range(max(1, len(anatomy.stages)))
 
     @abstractmethod
     def canonical(self, choices: PerStage, anatomy: Anatomy, before: Mapping[str, PerStage]) -> PerStage:
@@ -176,7 +198,3 @@ def kind_of(choice: Choice) -> Scalar:
 def values_of(choice: Choice) -> dict[str, Scalar]:
     """The knobs that a choice sets."""
     return {name: value for name, value in choice.items() if name != "kind"} if isinstance(choice, Mapping) else {}
-
-
-def _shown(value: Scalar) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,6 +6,7 @@ Reads anatomies and changes models; knows nothing of choices.
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Collection
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeGuard
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy, Branch
 from spaces.backbone import create
+from spaces.errors import SpaceError
+from spaces.meta import OnlySmall
 from spaces.techniques.base import NotApplicable
 from spaces.techniques.norms import NORMS
 from spaces.techniques.scales import is_own_scale
-from spaces.techniques.wrapping import place
+from spaces.techniques.wrapping import chained, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,25 +105,37 @@ def channels_of(model: nn.Module, anatomy: Anatomy, end: End) -> int:
     for name, axis in sorted(alike, key=lambda found: found[1]):  # axis 0 first: grouping changes only axis 1
         path, _, leaf = name.rpartition(".")
         try:
-            tensor = getattr(model.get_submodule(path), leaf)
+            modules = tuple(chained(model.get_submodule(path)))
         except AttributeError:  # another technique put something else there
             continue
-        if isinstance(tensor, Tensor) and tensor.ndim == len(anatomy.dims[name]):
-            return tensor.shape[axis]
+        for module in modules:  # a pointwise convolution may follow, and makes the channels
+            tensor = getattr(module, leaf, None)
+            if isinstance(tensor, Tensor) and tensor.ndim == len(anatomy.dims[name]):
+                return tensor.shape[axis]
     raise AssertionError(f"nothing in the model is as long as the output of {end.path}")
+
+
+def light_model(anatomy: Anatomy) -> nn.Module:
+    """The backbone on the CPU, new, with large weights on the meta device; whole where its making computes with them.
+
+    Leaves torch's generator as it was.
+    """
+    for sparing in (OnlySmall(), nullcontext()):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"), sparing, suppress(SpaceError):
+            return create(anatomy.backbone, anatomy.kwargs, num_classes=10, in_chans=3)
+    raise AssertionError("it could be built on the meta device")
 
 
 @lru_cache(maxsize=64)
 def own_starts(anatomy: Anatomy) -> dict[str, tuple[bool, float]]:
-    """By own scale whose factors all start alike: whether it has one a channel, and the start; made once for real."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        model = create(anatomy.backbone, anatomy.kwargs, num_classes=10, in_chans=3)
+    """By own scale whose factors all start alike: whether it has one a channel, and the start that the model makes."""
+    names = [branch.own_scale for branch in anatomy.branches if branch.own_scale is not None]
+    model = light_model(anatomy) if names else anatomy.model
     starts = {}
-    for branch in anatomy.branches:
-        if branch.own_scale is not None:
-            gamma = model.get_parameter(branch.own_scale).detach().flatten()
-            if torch.all(gamma == gamma[0]):
-                starts[branch.own_scale] = (gamma.numel() > 1, float(gamma[0]))
+    for name in names:
+        gamma = model.get_parameter(name).detach().flatten()
+        if torch.all(gamma == gamma[0]):
+            starts[name] = (gamma.numel() > 1, float(gamma[0]))
     return starts
 
 
@@ -181,7 +196,9 @@ def free_gain(model: nn.Module, branch: Branch) -> None:
         gain = module.weight if isinstance(module, NORMS) else getattr(module, "gain", None)
         if _starts_at_zero(gain):
             nn.init.ones_(gain)
-    last = next((m for m in map(model.get_submodule, branch.producers) if list(m.parameters(recurse=False))), None)
+    there = dict(model.named_modules())  # another norm has no parts of the old one
+    parts = (there[path] for path in branch.producers if path in there)
+    last = next((module for module in parts if list(module.parameters(recurse=False))), None)
     if isinstance(last, nn.Linear | nn.Conv2d) and _starts_at_zero(last.weight):
         last.reset_parameters()
 

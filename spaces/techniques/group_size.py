@@ -5,8 +5,9 @@ convolutions of a stage may so get different sizes. `depthwise` puts a depthwise
 the place of one, with nothing between (1610.02357, section 3). Convolutions with a kernel of one never change.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -14,9 +15,12 @@ from torch import nn
 
 from spaces.anatomy import Anatomy
 from spaces.backbone import LARGEST_NUMBER
+from spaces.dims import Dim
+from spaces.errors import shown
+from spaces.sizing import Scale, divisors, sizes, stages_of
 from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Scalar, Technique, kind_of
 from spaces.techniques.grouping import regroup, separate, shuffles
-from spaces.techniques.width import Width
+from spaces.techniques.width import chosen_scales
 from spaces.techniques.wrapping import append
 
 COLOURS = 3  # channels of the image with which an anatomy is read; a layer of a network has more
@@ -32,8 +36,7 @@ class Convolution:
 
     def nearest(self, size: int) -> int:
         """The size that divides its channels and is nearest in ratio; the smaller of two."""
-        fits = [n for n in range(1, self.inputs + 1) if self.inputs % n == 0 and self.outputs % (self.inputs // n) == 0]
-        return min(fits, key=lambda n: (max(n / size, size / n), n))
+        return min(_sizes(self.inputs, self.outputs), key=lambda n: (max(n / size, size / n), n))
 
 
 class GroupSize(Technique):
@@ -60,7 +63,7 @@ class GroupSize(Technique):
             return str(given)
         number = isinstance(given, int | float) and not isinstance(given, bool)
         if not number or not 1 <= given <= LARGEST_NUMBER or given != int(given):  # type: ignore[operator, call-overload]
-            raise ValueError(f"{given!r} is no group size; give keep, depthwise or a whole number from 1, as 8")
+            raise ValueError(f"{shown(given)} is no group size; give keep, depthwise or a whole number from 1, as 8")
         return int(given)  # type: ignore[call-overload, no-any-return]
 
     def takes(self, kind: Scalar, knob: str) -> bool:
@@ -70,11 +73,19 @@ class GroupSize(Technique):
         """With the sizes of ResNeXt-50 32x4d, RegNetX-200MF and RegNetY-800MF."""
         return ("keep", 4, 8, 16, "depthwise")
 
+    def sees(self, anatomy: Anatomy, stage: int) -> Collection[int]:
+        axes = [axis for path in _paths(anatomy, stage) for axis in _axes(anatomy, path)] if anatomy.stages else []
+        return {stages_of(anatomy)[leaf] for axis in axes for leaf in axis.leaves() if leaf in stages_of(anatomy)}
+
     def canonical(self, choices: PerStage, anatomy: Anatomy, before: Mapping[str, PerStage]) -> PerStage:
-        stages = [_convolutions(anatomy, stage, before) for stage in range(len(anatomy.stages))]
-        if not any(stages) and any(choice != "keep" for choice in choices):
+        changed = any(choice != "keep" for choice in choices)
+        if changed and not any(_paths(anatomy, stage) for stage in range(len(anatomy.stages))):
             raise NotApplicable("it has no spatial convolutions in its blocks")
-        return tuple(self._effect(choice, convs) for choice, convs in zip(choices, stages or [[]], strict=True))
+        scales = chosen_scales(anatomy, before) if changed else ()
+        return tuple(
+            choice if choice == "keep" else self._effect(choice, _convolutions(anatomy, stage, scales))
+            for stage, choice in enumerate(choices)
+        )
 
     def _effect(self, choice: Choice, convs: Sequence[Convolution]) -> Choice:
         """The same stage in one way of many: the size that its convolutions really get."""
@@ -111,6 +122,7 @@ class GroupSize(Technique):
             append(model, path, nn.ChannelShuffle(groups))
 
 
+@lru_cache(maxsize=4096)
 def _paths(anatomy: Anatomy, stage: int) -> tuple[str, ...]:
     """Those that can be cut into groups: in the image's own colours there are none."""
     paths = anatomy.convolutions(stage)
@@ -122,14 +134,24 @@ def _paths(anatomy: Anatomy, stage: int) -> tuple[str, ...]:
     )
 
 
-def _convolutions(anatomy: Anatomy, stage: int, before: Mapping[str, PerStage]) -> list[Convolution]:
-    """The spatial convolutions of a stage at the width that was chosen."""
-    width = Width()
-    size_of = width.sizes(anatomy, before.get(width.name, (width.default,) * len(anatomy.stages)))
-    found = []
+@lru_cache(maxsize=4096)
+def _convolutions(anatomy: Anatomy, stage: int, scales: tuple[Scale, ...]) -> list[Convolution]:
+    """The spatial convolutions of a stage at the widths that were chosen."""
+    size_of, found = sizes(anatomy, scales), []
     for path in _paths(anatomy, stage):
-        weight = f"{path}.weight"
-        axes = anatomy.conv_inputs[weight], *anatomy.dims[weight][:2]
-        inputs, outputs, size = (axis.evaluate(size_of) for axis in axes)
+        inputs, outputs, size = (axis.evaluate(size_of) for axis in _axes(anatomy, path))
         found.append(Convolution(inputs=inputs, outputs=outputs, size=size))
     return found
+
+
+def _axes(anatomy: Anatomy, path: str) -> tuple[Dim, Dim, Dim]:
+    """Channels that go in, that come out, and that make a group."""
+    weight = f"{path}.weight"
+    outputs, size = anatomy.dims[weight][:2]
+    return anatomy.conv_inputs[weight], outputs, size
+
+
+@lru_cache(maxsize=4096)
+def _sizes(inputs: int, outputs: int) -> tuple[int, ...]:
+    """Channels per group with which a convolution can be."""
+    return tuple(n for n in divisors(inputs) if outputs % (inputs // n) == 0)

@@ -14,6 +14,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from spaces.anatomy import Anatomy
+from spaces.sizing import divisors
 from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Technique, kind_of
 from spaces.techniques.ela import Gate, SkipController
 from spaces.techniques.layer_places import Place, first_branch, places, runs, widths
@@ -104,7 +105,7 @@ def _reason(anatomy: Anatomy) -> str:
 
 def head_dim(channels: int, wanted: int) -> int:
     """The divisor of `channels` that is nearest to the wanted channels of a head, the smaller of two."""
-    return min((d for d in range(1, channels + 1) if channels % d == 0), key=lambda d: (abs(d - wanted), d))
+    return min(divisors(channels), key=lambda d: (abs(d - wanted), d))
 
 
 def _drop_path(model: nn.Module, place: Place) -> float:
@@ -130,10 +131,18 @@ def _base(
         yield place, BaseLayer(update, history, position, last=position == len(run) - 1, gate=gate)
 
 
+def _shortcut(model: nn.Module, place: Place) -> tuple[nn.Module, bool]:
+    """What gives or gets the shortcut, and whether it gives it; what is left of a block without branches gets it."""
+    try:
+        return model.get_submodule(place.shortcut), place.given
+    except AttributeError:  # removed with the branch
+        return model.get_submodule(place.block), False
+
+
 def _light(model: nn.Module, place: Place, width: int) -> nn.Module:
     maps, tap = place.axis == 1, Tap()
-    shortcut = model.get_submodule(place.shortcut)
-    if place.given:
+    shortcut, given = _shortcut(model, place)
+    if given:
         shortcut.register_forward_hook(tap)
     else:
         shortcut.register_forward_pre_hook(tap)

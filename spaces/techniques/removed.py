@@ -1,13 +1,13 @@
 """What stands in for residual branches that are gone, so that neither their weights nor their work remain.
 
 A plan is found by trying: each proposal runs against the same block with its branch multiplied by zero, on
-weights without structure, and only what agrees is taken. Reads anatomies; knows nothing of choices.
+inputs and weights without structure, and only what agrees is taken. Reads anatomies; knows nothing of choices.
 """
 
 import copy
 import itertools
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, final
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from spaces.anatomy import Anatomy, Branch
-from spaces.backbone import create
 from spaces.stages import inside
-from spaces.techniques.ends import End, ends_of, remove_own
+from spaces.techniques.ends import End, ends_of, light_model, remove_own
 from spaces.techniques.scales import Fixed
 from spaces.techniques.wrapping import append
 
@@ -72,6 +71,9 @@ class StandIn:
         elif self.parts:
             old = root.get_submodule(below)
             new = nn.Sequential(OrderedDict((name, old.get_submodule(name)) for name in self.parts))
+            for module in new.modules():
+                if hasattr(module, "inplace"):  # what it gets now is also wanted elsewhere
+                    vars(module)["inplace"] = False
         else:
             new = First()
         if not below:
@@ -81,6 +83,7 @@ class StandIn:
 
 
 Plan = tuple[StandIn, ...]
+Given = tuple[Any, dict[str, Any]]  # arguments of a module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +112,19 @@ def removable(anatomy: Anatomy, stage: int, gone: tuple[int, ...]) -> Removable:
     by_block: dict[str, list[int]] = defaultdict(list)
     for index, end in enumerate(ends):
         by_block[end.branch.module].append(index)
-    model, inputs = _ran(anatomy, [end.own_scale for end in ends if end.own_scale], list(by_block))
+    model, given = _bare(anatomy), _given(anatomy, list(by_block))
     plan: list[StandIn] = []
     refused: dict[int, str] = {}
     for path, members in by_block.items():
         dead = [index for index in members if index in gone]
         if not dead:
             continue
-        block = model.get_submodule(path)
         proposals = _proposals(anatomy, path, [ends[index] for index in dead], whole=dead == members)
-        found = _first_that_agrees(block, path, inputs[path], [ends[index] for index in dead], proposals)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.manual_seed(0)
+            block = _unstructured(model.get_submodule(path))
+            arguments = tree_map_only(Tensor, _random, given[path])
+            found = _first_that_agrees(block, path, arguments, [ends[index] for index in dead], proposals)
         if found is None:
             refused |= dict.fromkeys(dead, f"nothing that stands in for it in {path} gives the same output")
         plan += found or ()
@@ -131,32 +137,48 @@ def removable(anatomy: Anatomy, stage: int, gone: tuple[int, ...]) -> Removable:
     return Removable(plan=tuple(plan), inside=tuple(held), refused=refused)
 
 
-def _ran(
-    anatomy: Anatomy, own: Sequence[str], blocks: Sequence[str]
-) -> tuple[nn.Module, dict[str, tuple[Any, dict[str, Any]]]]:
-    """The backbone with weights without structure, and what each block gets in a forward pass."""
-    inputs: dict[str, tuple[Any, dict[str, Any]]] = {}
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
-        torch.manual_seed(0)
-        model = create(anatomy.backbone, anatomy.kwargs, num_classes=10, in_chans=3).eval()
-        remove_own(model, own, anatomy.model, torch.empty(2, 3, anatomy.image_size, anatomy.image_size, device="meta"))
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))  # nothing stays zero or one
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                buffer.add_(0.1 * torch.rand_like(buffer))  # variances stay positive
+def _bare(anatomy: Anatomy) -> nn.Module:
+    """The backbone in evaluation mode without scales of its own, with its large weights on the meta device."""
+    model = light_model(anatomy).eval()
+    own = [branch.own_scale for branch in anatomy.branches if branch.own_scale]
+    remove_own(model, own, anatomy.model, torch.empty(2, 3, anatomy.image_size, anatomy.image_size, device="meta"))
+    return model
 
-        def keep(path: str) -> Any:
-            def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-                inputs.setdefault(path, tree_map_only(Tensor, torch.clone, (args, kwargs)))
 
-            return hook
+def _given(anatomy: Anatomy, blocks: Sequence[str]) -> dict[str, Given]:
+    """What each block gets in a forward pass, on the meta device."""
+    given: dict[str, Given] = {}
 
-        hooks = [model.get_submodule(path).register_forward_pre_hook(keep(path), with_kwargs=True) for path in blocks]
-        model(torch.randn(1, 3, anatomy.image_size, anatomy.image_size))
-        for hook in hooks:
-            hook.remove()
-    return model, inputs
+    def keep(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            given.setdefault(path, (args, kwargs))
+
+        return hook
+
+    shadow = copy.deepcopy(anatomy.model)
+    for path in blocks:
+        shadow.get_submodule(path).register_forward_pre_hook(keep(path), with_kwargs=True)
+    with torch.no_grad():
+        shadow(torch.empty(1, 3, anatomy.image_size, anatomy.image_size, device="meta"))
+    return given
+
+
+def _random(tensor: Tensor) -> Tensor:
+    return torch.randn(tensor.shape) if tensor.is_floating_point() else torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
+def _unstructured(block: nn.Module) -> nn.Module:
+    """A copy of which nothing is zero, one, alike or on the meta device."""
+    block = copy.deepcopy(block)
+    for module in block.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            noise = 0.1 * torch.randn(weight.shape)
+            module.register_parameter(name, nn.Parameter(noise if weight.is_meta else weight.detach() + noise))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_floating_point():  # a variance stays positive
+                noise = 0.1 * torch.rand(buffer.shape)
+                module.register_buffer(name, noise if buffer.is_meta else buffer + noise)
+    return block
 
 
 def _proposals(anatomy: Anatomy, path: str, dead: Sequence[End], *, whole: bool) -> Iterator[Plan]:
@@ -208,7 +230,7 @@ def _inner(anatomy: Anatomy, branch: Branch) -> list[str]:
 
 
 def _first_that_agrees(
-    block: nn.Module, path: str, given: tuple[Any, dict[str, Any]], dead: Sequence[End], proposals: Iterator[Plan]
+    block: nn.Module, path: str, given: Given, dead: Sequence[End], proposals: Iterator[Plan]
 ) -> Plan | None:
     zeroed = copy.deepcopy(block)
     holder = nn.ModuleDict({"block": zeroed})
@@ -230,7 +252,7 @@ def _first_that_agrees(
     return None
 
 
-def _outputs(block: nn.Module, given: tuple[Any, dict[str, Any]]) -> list[Tensor]:
+def _outputs(block: nn.Module, given: Given) -> list[Tensor]:
     args, kwargs = tree_map_only(Tensor, torch.clone, given)
     with torch.no_grad():
         return [item for item in tree_flatten(block(*args, **kwargs))[0] if isinstance(item, Tensor)]

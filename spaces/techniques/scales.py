@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from spaces.meta import meta_image, on_meta
 from spaces.trace import Trace
 
+GATE_REACH = 10.0  # from 1 to 0 and back five times; with 4 as many close in 255 steps, with the weights' 0.25 none
+
 
 class Scale(nn.Module, ABC):
     """x -> factor(x) * x.
@@ -103,6 +105,11 @@ class Learned(Static):
     def penalty(self) -> Tensor:
         return self.strength * self.gamma.abs().sum()
 
+    @property
+    def reach(self) -> float:
+        """Of a gate with a penalty: far enough to close, however short the training (`search.training.Trainer`)."""
+        return GATE_REACH if self.strength and len(self.gamma) == 1 else 0.0
+
     def extra_repr(self) -> str:
         return f"{len(self.gamma)}, start={self.start:g}"
 
@@ -111,19 +118,22 @@ class Learned(Static):
 class Gate(Scale):
     """One factor an image, from the mean of each channel of x: relu(w . mean(x) + b), which can be 0 exactly.
 
-    Starts at 1 (w = 0, b = 1). The penalty is s times the mean over the images of the last forward pass.
+    Starts at 1 (w = 0, b = 1). The penalty is s times the mean over the images of the last forward pass. Only b
+    gets the reach of a gate: with w, which sums over all channels, gates jump and the network does not learn.
     """
+
+    reach = GATE_REACH
 
     def __init__(self, place: str, trailing: int, *, channels: int, strength: float, device: Any):
         super().__init__(place, trailing)
         self.strength = strength
-        self.gate = nn.Linear(channels, 1, device=device)
+        self.gate = nn.Linear(channels, 1, bias=False, device=device)
         nn.init.zeros_(self.gate.weight)
-        nn.init.ones_(self.gate.bias)
+        self.bias = nn.Parameter(torch.ones(1, device=device))
         self._last: Tensor | None = None
 
     def factor(self, x: Tensor) -> Tensor:
-        gates = self.gate(self.pooled(x)).relu()
+        gates = (self.gate(self.pooled(x)) + self.bias).relu()
         if self.training and torch.is_grad_enabled():
             self._last = gates
         return self.spread(gates, x)
@@ -131,7 +141,7 @@ class Gate(Scale):
     def penalty(self) -> Tensor:
         """0 before the first forward pass in training mode."""
         last, self._last = self._last, None
-        return self.gate.bias.new_zeros(()) if last is None else self.strength * last.mean()
+        return self.bias.new_zeros(()) if last is None else self.strength * last.mean()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}  # part of a step's graph, which cannot be copied

@@ -8,24 +8,29 @@ published for networks without.
 """
 
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import ClassVar, final
 
 import torch
 from torch import nn
 
 from spaces.anatomy import Anatomy
-from spaces.backbone import create
+from spaces.backbone import LARGEST_NUMBER
+from spaces.dims import Dim
 from spaces.fold import fold_own
+from spaces.sizing import divisors, sizes, stages_of
 from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Technique, kind_of, values_of
 from spaces.techniques.ends import End, channels_of, ends_of, free_gain, own_starts, remove_own
 from spaces.techniques.removed import removable
 from spaces.techniques.scales import EfficientAttention, Fixed, Gate, Learned, Scale, SqueezeExcite, is_own_scale
-from spaces.techniques.width import Width
+from spaces.techniques.width import chosen_scales
 from spaces.techniques.wrapping import append
 
+# On digits (15 epochs, 255 steps of AdamW at 2e-3) static gates remove, of an over-deep ResNet's 16, ConvNeXt's 12 and
+# ViT's 12 branches: 0, 3, 2 at 1e-3; 0, 10, 3 at 1e-2; 1, 12, 6 at 2e-2; 2, 12, 8 at 3e-2; 7, 12, 10 at 1e-1. The
+# accuracy is within 0.3 points before and after. Against the plain networks it is -1.7, -0.3, +4.2 points at 1e-2 and
+# -2.5, +0.3, -4.7 at 1e-1. Conditioned gates remove 1, 10, 10 at 1e-2; from 3e-2 on all of the ViT's, which then fails.
+GATE_PENALTY = 0.01
 _RESIDUAL = ("rezero", "skipinit", "layerscale", "adaptive")
 Made = tuple[tuple[int, float, float], ...]  # by layer: how many learned factors, their start, their penalty
 
@@ -55,10 +60,17 @@ class Scaling(Technique):
     }
     knobs: ClassVar[Mapping[str, Knob]] = {
         "factor": Knob(kinds=("uniform",), default=0.5, above=0.0, high=16.0, meaning="what each layer is times"),
-        "groups": Knob(kinds=("groupwise",), default=8, low=1, whole=True, meaning="groups of channels"),
+        "groups": Knob(
+            kinds=("groupwise",), default=8, low=1, high=LARGEST_NUMBER, whole=True, meaning="groups of channels"
+        ),
         "penalty": Knob(
-            kinds=("channel", "adaptive"), default=1e-4, low=0.0, high=1.0, meaning="s of the penalty s * sum |factor|"
-        ),  # 1e-4 in 1708.06519, section 4.2, for VGG
+            kinds=("channel", "adaptive"),
+            default=1e-4,  # 1708.06519, section 4.2, for VGG
+            defaults={"adaptive": GATE_PENALTY},
+            low=0.0,
+            high=1.0,
+            meaning="s of the penalty s * sum |factor|",
+        ),
         "reduction": Knob(
             kinds=("se",), default=16, low=1, high=1024, whole=True, meaning="channels over the width inside"
         ),  # 1709.01507, section 6.1
@@ -66,7 +78,11 @@ class Scaling(Technique):
             kinds=("adaptive",), default=False, allowed=(False, True), meaning="the gate depends on the image"
         ),
         "removed": Knob(
-            kinds=("adaptive",), default="", meaning="branches of the stage that are gone, counted from 0, as 1,3"
+            kinds=("adaptive",),
+            default="",
+            pattern="([0-9]{1,4}(,[0-9]{1,4}){0,499})?",
+            example="1,3",
+            meaning="branches of the stage that are gone, counted from 0, as 1,3",
         ),
     }
     after: ClassVar[tuple[str, ...]] = ("width",)
@@ -84,6 +100,13 @@ class Scaling(Technique):
             lacks = kind_of(choice) in _RESIDUAL and stage not in residual  # as the first stage of MobileNets
             effects.append("keep" if lacks else self._effect(choice, anatomy, stage, before))
         return tuple(effects)
+
+    def sees(self, anatomy: Anatomy, stage: int) -> Collection[int]:
+        try:
+            leaves = {leaf for axis in _axes(anatomy, stage) for leaf in axis.leaves()}
+        except NotApplicable:  # and so does no choice
+            return ()
+        return {stages_of(anatomy)[leaf] for leaf in leaves if leaf in stages_of(anatomy)}
 
     def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy, *, trained: bool) -> None:
         changed = [(stage, choice) for stage, choice in enumerate(choices) if choice != "keep"]
@@ -160,7 +183,8 @@ class Scaling(Technique):
             choice = self._adaptive(choice, anatomy, stage)
         if kind in ("uniform", "eca") or self.value(choice, "conditioned") or self.value(choice, "removed"):
             return choice
-        channels = _channels(anatomy, stage, before.get("width"))
+        size_of = sizes(anatomy, chosen_scales(anatomy, before))
+        channels = tuple(axis.evaluate(size_of) for axis in _axes(anatomy, stage))
         if kind == "se":
             return self._squeeze(choice, channels)
         wanted = self._all(choice, channels, anatomy)
@@ -186,9 +210,9 @@ class Scaling(Technique):
     def _squeeze(self, choice: Choice, channels: Sequence[int]) -> Choice:
         """The default reduction, else the least, with the same inner widths."""
         given, default = self.value(choice, "reduction"), self.knobs["reduction"].default
-        wanted = [squeezed(size, given) for size in channels]
+        wanted = {size: squeezed(size, given) for size in channels}
         for reduction in (default, *range(1, given)):
-            if [squeezed(size, reduction) for size in channels] == wanted:
+            if all(squeezed(size, reduction) == inner for size, inner in wanted.items()):
                 return self.check({"kind": "se", "reduction": reduction})
         return choice
 
@@ -198,10 +222,10 @@ class Scaling(Technique):
         if not gone:
             return choice
         if gone[-1] >= count:
-            raise ValueError(f"removed: {gone[-1]} is not one of the {count} branches of stage {stage}, from 0")
+            raise NotApplicable(f"stage {stage + 1} has {count} branches; {gone[-1]}, counted from 0, is none of them")
         found = removable(anatomy, stage, gone)
         for index, reason in found.refused.items():
-            raise NotApplicable(f"branch {index} of stage {stage} cannot be removed: {reason}")
+            raise NotApplicable(f"branch {index} of stage {stage + 1} cannot be removed: {reason}")
         gone = tuple(sorted({*gone, *found.inside}))
         values = values_of(choice) if len(gone) < count else {}
         return self.check({**values, "kind": "adaptive", "removed": ",".join(map(str, gone))})
@@ -209,7 +233,7 @@ class Scaling(Technique):
 
 def nearest_divisor(channels: int, groups: int) -> int:
     """The number next to `groups` that divides the channels, the smaller of two as near."""
-    return min((d for d in range(1, channels + 1) if channels % d == 0), key=lambda d: (abs(d - groups), d))
+    return min(divisors(channels), key=lambda d: (abs(d - groups), d))
 
 
 def squeezed(channels: int, reduction: int) -> int:
@@ -218,9 +242,7 @@ def squeezed(channels: int, reduction: int) -> int:
 
 
 def _indices(text: str) -> tuple[int, ...]:
-    """`3,1` -> (1, 3); ValueError for what is no list of branches."""
-    if not re.fullmatch(r"(\d{1,4}(,\d{1,4})*)?", text):
-        raise ValueError(f"removed: {text!r} is no list of branches, as 1,3")
+    """`3,1` -> (1, 3)."""
     return tuple(sorted({int(part) for part in text.split(",") if part}))
 
 
@@ -235,12 +257,7 @@ def _single(value: float) -> float:
     return torch.tensor(value, dtype=torch.float32, device="cpu").item()
 
 
-@lru_cache(maxsize=1024)
-def _channels(anatomy: Anatomy, stage: int, width: PerStage | None) -> tuple[int, ...]:
-    """The channels at the end of each layer of a stage, at a width."""
-    model = anatomy.model
-    if width is not None:
-        with torch.device("meta"):
-            model = create(anatomy.backbone, anatomy.kwargs, num_classes=10, in_chans=3)
-            Width().rewrite(model, width, anatomy, trained=False)
-    return tuple(channels_of(model, anatomy, end) for end in ends_of(anatomy, stage))
+def _axes(anatomy: Anatomy, stage: int) -> list[Dim]:
+    """The channels at the end of each layer of a stage."""
+    widths = [end.branch.width for end in ends_of(anatomy, stage)]
+    return [anatomy.dims[width[0]][width[1]] for width in widths if width is not None]

@@ -7,7 +7,7 @@ Each kind is an assignment of N blocks, in order of execution, to sets of weight
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from itertools import product
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy
-from spaces.techniques.alike import CONVOLUTION, Group, changes, groups, shapes, weights
+from spaces.techniques.alike import CONVOLUTION, Group, changes, groups, seen, shapes, weights
 from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Scalar, Technique, kind_of, values_of
 from spaces.techniques.wrapping import append
 
@@ -66,7 +66,9 @@ class Sharing(Technique):
         "sandwich": "all but the first and the last block of a stage share one set of weights",
     }
     knobs: ClassVar[Mapping[str, Knob]] = {
-        "unique": Knob(kinds=_CYCLES, default=2, low=1, whole=True, meaning="sets of weights, M in 2104.06022"),
+        "unique": Knob(
+            kinds=_CYCLES, default=2, low=1, high=1000, whole=True, meaning="sets of weights, M in 2104.06022"
+        ),
         "scope": Knob(
             kinds=_SHARED,
             default="block",
@@ -97,6 +99,9 @@ class Sharing(Technique):
             self._simplest(choice, stage, self._outside(index, choices, stages))
             for index, (choice, stage) in enumerate(zip(choices, stages, strict=True))
         )
+
+    def sees(self, anatomy: Anatomy, stage: int) -> Collection[int]:
+        return seen(anatomy, stage)
 
     def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy, *, trained: bool) -> None:
         uses: dict[Hashable, list[str]] = defaultdict(list)

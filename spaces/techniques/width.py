@@ -17,6 +17,7 @@ from torch import nn
 from spaces.anatomy import Anatomy, Branch
 from spaces.backbone import LARGEST_NUMBER, create
 from spaces.dims import Dim, SizeOf
+from spaces.errors import shown
 from spaces.importance import Scores, most_important, scores
 from spaces.resize import resize
 from spaces.sizing import Scale, factors_of, rounded, scaled, sizes, stages_of
@@ -52,7 +53,7 @@ class Width(Technique):
         if number and LARGEST < given <= LARGEST_NUMBER and given == int(given):  # type: ignore[operator, call-overload]
             return int(given)  # type: ignore[call-overload, no-any-return]
         raise ValueError(
-            f"{given!r} is no width; give a multiplier above 0 and up to {LARGEST:g}, as 0.5, "
+            f"{shown(given)} is no width; give a multiplier above 0 and up to {LARGEST:g}, as 0.5, "
             f"or a whole number of channels above {LARGEST:g}"
         )
 
@@ -90,7 +91,10 @@ class Width(Technique):
 
     def sizes(self, anatomy: Anatomy, choices: PerStage) -> SizeOf:
         """The size that each leaf gets."""
-        return sizes(anatomy, tuple(self._scale(choice, anatomy, stage) for stage, choice in enumerate(choices)))
+        return sizes(anatomy, self.scales(anatomy, choices))
+
+    def scales(self, anatomy: Anatomy, choices: PerStage) -> tuple[Scale, ...]:
+        return tuple(self._scale(choice, anatomy, stage) for stage, choice in enumerate(choices))
 
     def offers(self, anatomy: Anatomy) -> tuple[Choice, ...]:
         return 0.5, 0.75, 1.5
@@ -107,8 +111,14 @@ class Width(Technique):
             return Scale(multiplier=float(width), multiple=multiple)
         channels = _put_out(anatomy, stage)
         if width > LARGEST * channels:
-            raise ValueError(f"{width} channels are more than {LARGEST:g} times the {channels} of stage {stage + 1}")
+            raise NotApplicable(f"{width} channels are more than {LARGEST:g} times the {channels} of stage {stage + 1}")
         return Scale(multiplier=width / channels, multiple=multiple)
+
+
+def chosen_scales(anatomy: Anatomy, before: Mapping[str, PerStage]) -> tuple[Scale, ...]:
+    """What the width that was chosen before comes to in each stage."""
+    width = Width()
+    return width.scales(anatomy, before.get(width.name, (width.default,) * max(1, len(anatomy.stages))))
 
 
 def _followed(anatomy: Anatomy, branch: Branch) -> bool:

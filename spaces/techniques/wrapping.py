@@ -1,5 +1,6 @@
 """Put a module after another one without anybody noticing: what the first one has can still be reached."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -13,9 +14,18 @@ class After(nn.Sequential):
             return super().__getattr__(name)
         except AttributeError:
             first = self.__dict__.get("_modules", {}).get("0")
-            if first is None:  # while it is being made, copied or unpickled
+            if first is None or name.isdigit():  # while it is being made, copied or unpickled; parts are its own
                 raise
             return getattr(first, name)
+
+
+def chained(module: nn.Module) -> Iterator[nn.Module]:
+    """What follows each other where a module was, the last first."""
+    if not isinstance(module, After):
+        yield module
+        return
+    for part in reversed(module):
+        yield from chained(part)
 
 
 def append(model: nn.Module, path: str, module: nn.Module) -> None:

@@ -59,8 +59,8 @@ FAMILIES = (
     Family("convnext", "convnext_atto", _STAGES),
     Family("convnextv2", "convnextv2_atto", _STAGES),
     Family("efficientnet", "test_efficientnet"),
-    Family("mobilenetv2", "mobilenetv2_035"),
-    Family("mobilenetv3", "mobilenetv3_small_050"),
+    Family("mobilenetv2", "mobilenetv2_035", {"depth_multiplier": 0.5}),
+    Family("mobilenetv3", "mobilenetv3_small_050", {"depth_multiplier": 0.5}),
     Family("vit", "vit_tiny_patch16_224", _TOKENS, 32),
     Family("deit", "deit3_small_patch16_224", {**_TOKENS, "num_heads": 3}, 32),
     Family(

@@ -99,7 +99,7 @@ def test_json_and_pickle_round_trips(kwargs: dict[str, object], choices: dict[st
         ("[]", "an architecture is a mapping, not list"),
         (json.dumps({"backbon": "resnet18"}), "unknown key of an architecture 'backbon'; did you mean 'backbone'?"),
         (json.dumps({"backbone": 3}), "3 is not a name"),
-        (json.dumps({"backbone": "resnet18", "choices": []}), "[] is not a mapping"),
+        (json.dumps({"backbone": "resnet18", "choices": []}), "an empty list is not a mapping"),
         ('{"backbone": "resnet18", "kwargs": {"a": NaN}}', "is not made of JSON values"),
     ],
 )

@@ -218,7 +218,7 @@ def test_it_learns(backbone: str, choice: object) -> None:
         ("mixer_s32_224", "depthwise", "it has no spatial convolutions in its blocks"),
         ("resnet10t", 0, "0 is no group size; give keep, depthwise or a whole number from 1, as 8"),
         ("resnet10t", 2.5, "2.5 is no group size"),
-        ("resnet10t", True, "True is no group size"),
+        ("resnet10t", True, "true is no group size"),
         ("resnet10t", "dephtwise", "'dephtwise' is no group size"),
         ("resnet10t", 10**400, "is no group size"),
         ("resnet10t", {"kind": "depthwise", "shuffle": True}, "unknown parameter of group_size depthwise 'shuffle'"),

@@ -9,6 +9,7 @@ from search.costs.params import params
 from spaces import Architecture, SpaceError, build
 from spaces.anatomy import anatomy_of
 from spaces.removal import remove_dead
+from spaces.techniques.mrla import BaseLayer, LightLayer
 from spaces.techniques.removed import First
 from spaces.techniques.scales import Gate, Learned, scales_of
 
@@ -46,7 +47,7 @@ def trained(architecture: Architecture, dead: dict[int, list[int]]) -> nn.Module
             for index in indices:
                 gate = gates[index]
                 assert isinstance(gate, Learned | Gate)
-                _ = gate.gamma.fill_(-1e-8) if isinstance(gate, Learned) else gate.gate.bias.fill_(-1e3)
+                _ = gate.gamma.fill_(-1e-8) if isinstance(gate, Learned) else gate.bias.fill_(-1e3)
     return model
 
 
@@ -106,6 +107,38 @@ def test_removal_goes_together_with_other_dimensions() -> None:
     assert macs(result.model, (3, 64, 64)) < macs(model, (3, 64, 64))
 
 
+@pytest.mark.parametrize("attention", ["mrla_base", "mrla_light", "ela"])
+@pytest.mark.parametrize(("backbone", "kwargs", "dead"), [BACKBONES[0], BACKBONES[1], BACKBONES[2]], ids=NAMES[:3])
+def test_attention_between_layers_goes_on_over_what_is_left_of_a_block(
+    backbone: str, kwargs: dict[str, object], dead: dict[int, list[int]], attention: str
+) -> None:
+    """Also where it takes the shortcut from a part that is gone, and gives a block negative inputs."""
+    architecture = Architecture(
+        backbone=backbone, kwargs=kwargs, choices={"scaling": "adaptive", "layer_attention": attention}
+    )
+    model = trained(architecture, dead)
+    result = remove_dead(model, architecture, [images(kwargs)])
+    assert len(result.removed) == sum(map(len, dead.values()))
+    assert layers_run(result.model, images(kwargs)) == layers_run(model, images(kwargs)) > 0
+    with torch.no_grad():
+        assert torch.allclose(result.model(images(kwargs)), model(images(kwargs)), rtol=1e-4, atol=1e-4)
+
+
+def layers_run(model: nn.Module, data: Tensor) -> int:
+    """How often layer attention is called in a forward pass in evaluation mode."""
+    calls: list[str] = []
+    hooks = [
+        layer.register_forward_hook(lambda *_: calls.append("layer"))
+        for layer in model.modules()
+        if isinstance(layer, BaseLayer | LightLayer)
+    ]
+    with torch.no_grad():
+        model.eval()(data)
+    for hook in hooks:
+        hook.remove()
+    return len(calls)
+
+
 def test_what_cannot_be_replaced_stays_and_says_why() -> None:
     """The second half of this block takes what the first half, whose gates are open, puts out in another layout."""
     architecture = Architecture(backbone="edgenext_xx_small", choices={"scaling": "adaptive"})
@@ -117,7 +150,7 @@ def test_what_cannot_be_replaced_stays_and_says_why() -> None:
     reason = "nothing that stands in for it in stages.1.blocks.1 gives the same output"
     assert result.kept == {"stages.1.blocks.1.mlp": reason}
     choices = ["keep", {"kind": "adaptive", "removed": "2"}, "keep", "keep"]
-    with pytest.raises(SpaceError, match=f"branch 2 of stage 1 cannot be removed: {reason}"):
+    with pytest.raises(SpaceError, match=f"branch 2 of stage 2 cannot be removed: {reason}"):
         build(Architecture(backbone="edgenext_xx_small", choices={"scaling": choices}), num_classes=4)
 
 

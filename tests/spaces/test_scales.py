@@ -94,7 +94,7 @@ def test_a_gate_reaches_zero_counts_by_its_mean_and_can_be_copied_in_training() 
     assert float(gate.penalty().detach()) == pytest.approx(0.1)
     assert float(gate.penalty().detach()) == 0
     nn.init.constant_(gate.gate.weight, 1.0)
-    nn.init.constant_(gate.gate.bias, -float(x[0].mean((1, 2)).sum()) - 1e-3)
+    nn.init.constant_(gate.bias, -float(x[0].mean((1, 2)).sum()) - 1e-3)
     out = gate(x)
     assert not out[0].any()
     twin = copy.deepcopy(gate)

@@ -202,7 +202,7 @@ def test_trained_weights_keep_what_their_own_scales_did(scaling: str) -> None:
         ({"kind": "rezero", "factor": 2}, "unknown parameter of scaling rezero 'factor'"),
         ({"kind": "uniform", "factor": 0}, "factor: 0 is not a number above 0 up to 16"),
         ({"kind": "adaptive", "removed": "one"}, "'one' is no list of branches, as 1,3"),
-        ({"kind": "adaptive", "removed": "1"}, "1 is not one of the 1 branches of stage 0"),
+        ({"kind": "adaptive", "removed": "1"}, "stage 1 has 1 branches; 1, counted from 0, is none of them"),
     ],
 )
 def test_bad_choices_say_what_is_allowed(scaling: object, message: str) -> None:

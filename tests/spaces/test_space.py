@@ -55,8 +55,8 @@ def test_the_size_equals_that_of_the_naive_product_without_its_duplicates() -> N
 def test_sampling_is_seeded_and_reaches_everything_with_every_choice_in_words() -> None:
     quick = space()
     one, two = random.Random(3), random.Random(3)
-    first = [quick.sample(one) for _ in range(600)]
-    assert first == [quick.sample(two) for _ in range(600)]
+    first = [quick.sample(one) for _ in range(1000)]
+    assert first == [quick.sample(two) for _ in range(1000)]
     assert all(set(architecture.choices) == set(quick.file.dimensions) for architecture in first)
     assert len({architecture.id for architecture in first}) == quick.size
 

@@ -194,7 +194,7 @@ def test_frequencies_of_a_rotary_embedding_stay_spread_over_all_pairs() -> None:
     [
         (0, "0 is no width; give a multiplier above 0 and up to 8, as 0.5, or a whole number of channels above 8"),
         (8.5, "8.5 is no width"),
-        (True, "True is no width"),
+        (True, "true is no width"),
         ("0.5", "'0.5' is no width"),
         (1000, "1000 channels are more than 8 times the 64 of stage 1"),
         (10**6, "1000000 is no width"),
