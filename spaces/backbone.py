@@ -90,7 +90,8 @@ def create(
     if weights is not None:
         source = {"pretrained_cfg_overlay": (overlay := overlay_of(name, weights))}
         if num_classes != overlay["num_classes"]:  # then timm lets tensors be missing or left over: try it as it is
-            create(name, kwargs, num_classes=overlay["num_classes"], in_chans=in_chans, weights=weights)
+            with torch.random.fork_rng(devices=[]):
+                create(name, kwargs, num_classes=overlay["num_classes"], in_chans=in_chans, weights=weights)
     given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     try:
         with _bounded():

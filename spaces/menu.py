@@ -66,7 +66,8 @@ class Menu:
     def size(self) -> int:
         """The number of different decisions, or where `exact` is false a bound above it."""
         if not self.exact:
-            return math.prod(len(self._usable[name]) for name, _ in self._steps)
+            alone = {step: len(self._question(step, {}).options) for step in self._steps if not self._seen[step]}
+            return math.prod(alone.get(step, len(self._usable[step[0]])) for step in self._steps)
         return self._count(0, {})
 
     @cached_property

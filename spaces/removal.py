@@ -41,7 +41,7 @@ def remove_dead(
 ) -> Removal:
     """The network without the branches whose adaptive gate is at most `threshold` (1 at the start of training).
 
-    The rate falls to 0 by the end of a training, so that a gate that has died lies within about 0.005 of 0.
+    The rate falls to 0 by the end of a training, so that a gate that has died comes to rest below 0.01.
 
     A gate that depends on the image counts by its mean over `batches`. What is removed is checked: on the first
     batch the result gives the outputs of `model` with these gates at 0.

@@ -82,7 +82,7 @@ class Knob:
     def range(self) -> str:
         """What is allowed, in words."""
         if self.allowed:
-            return f"one of {', '.join(str(shown(value)) for value in self.allowed)}"
+            return f"one of {', '.join(v if isinstance(v, str) else shown(v) for v in self.allowed)}"
         if type(self.default) is str:
             return f"a text such as {self.example}"
         words = {"from": self.low, "above": self.above, "up to": self.high, "below": self.below}

@@ -1,6 +1,6 @@
 """What each choice costs: parameters and multiply-accumulates against the backbone as it is, exact.
 
-    python -m tests.benchmarks.choices [--backbone NAME ...] [--json OUT]
+python -m tests.benchmarks.choices [--backbone NAME ...] [--json OUT]
 """
 
 import argparse

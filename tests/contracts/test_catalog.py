@@ -44,7 +44,7 @@ def test_what_is_sampled_trains_or_was_refused(name: str, seed: int) -> None:
     loss: Tensor = nn.functional.cross_entropy(model(images), labels)
     parts: list[Any] = [module for module in model.modules() if hasattr(module, "penalty")]
     loss = sum((part.penalty() for part in parts), loss)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.optim.AdamW(model.parameters(), lr=space.file.train.lr).step()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())

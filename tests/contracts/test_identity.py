@@ -150,7 +150,7 @@ def trained(model: nn.Module, family: Family) -> None:
     loss: Tensor = nn.functional.cross_entropy(model(images), labels)
     parts: list[Any] = [module for module in model.modules() if hasattr(module, "penalty")]
     loss = sum((part.penalty() for part in parts), loss)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert torch.isfinite(loss)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert all(torch.isfinite(gradient).all() for gradient in gradients)

@@ -46,7 +46,7 @@ def with_dimension(name: str, given: object) -> dict[str, Any]:
         ("scaling", [{"kind": "adaptive", "removed": 0}], "[0]", "removed: 0 is not a text such as 1,3"),
         ("scaling", [{"kind": "adaptive", "conditioned": 1}], "[0]", "conditioned: 1 is not one of false, true"),
         ("sharing", [{"kind": "cycle", "unique": 10**9}], "[0]", "is not a whole number from 1 up to 1000"),
-        ("sharing", [{"kind": "stage", "scope": "blok"}], "[0]", "scope: 'blok' is not one of 'block', 'attention'"),
+        ("sharing", [{"kind": "stage", "scope": "blok"}], "[0]", "scope: 'blok' is not one of block, attention"),
         ("width", [{"kind": 0.5, "multiple": 257}], "[0]", "multiple: 257 is not a whole number from 1 up to 256"),
         # the same choice in two ways
         ("width", [0.5, {"kind": 0.5, "multiple": 8}], "[1]", "the choice 0.5 is there twice"),

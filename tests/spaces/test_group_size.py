@@ -221,7 +221,7 @@ def test_it_learns(backbone: str, choice: object) -> None:
         ("resnet10t", True, "true is no group size"),
         ("resnet10t", "dephtwise", "'dephtwise' is no group size"),
         ("resnet10t", 10**400, "is no group size"),
-        ("resnet10t", {"kind": "depthwise", "shuffle": True}, "unknown parameter of group_size depthwise 'shuffle'"),
+        ("resnet10t", {"kind": "depthwise", "shuffle": True}, "'shuffle' is no parameter of depthwise"),
         ("resnet10t", {"kind": 4, "shuffle": 2}, "shuffle: 2 is not one of false, true"),
     ],
 )

@@ -199,9 +199,9 @@ def test_trained_weights_keep_what_their_own_scales_did(scaling: str) -> None:
     ("scaling", "message"),
     [
         ("rezro", "did you mean 'rezero'"),
-        ({"kind": "rezero", "factor": 2}, "unknown parameter of scaling rezero 'factor'"),
+        ({"kind": "rezero", "factor": 2}, "'factor' is no parameter of rezero, only of uniform"),
         ({"kind": "uniform", "factor": 0}, "factor: 0 is not a number above 0 up to 16"),
-        ({"kind": "adaptive", "removed": "one"}, "'one' is no list of branches, as 1,3"),
+        ({"kind": "adaptive", "removed": "one"}, "removed: 'one' is not a text such as 1,3"),
         ({"kind": "adaptive", "removed": "1"}, "stage 1 has 1 branches; 1, counted from 0, is none of them"),
     ],
 )

@@ -288,7 +288,7 @@ def test_ids_are_equal_exactly_where_ties_are(one: list[Any], two: list[Any]) ->
         ("resnet50", {"kind": "stage", "scope": "attention"}, "have no layers inside attention"),
         ("vit_tiny_patch16_224", {"kind": "cycle", "scope": "spatial_conv"}, "no convolutions with a kernel above 1"),
         ("vit_tiny_patch16_224", {"kind": "cycle", "unique": 0}, "unique: 0 is not a whole number from 1"),
-        ("vit_tiny_patch16_224", {"kind": "stage", "unique": 2}, "unknown parameter of sharing stage 'unique'"),
+        ("vit_tiny_patch16_224", {"kind": "stage", "unique": 2}, "'unique' is no parameter of stage"),
         ("vit_tiny_patch16_224", {"kind": "stage", "scope": "atention"}, "is not one of block, attention"),
         ("vit_tiny_patch16_224", "cycle_rew", "did you mean 'cycle_rev'"),
     ],
