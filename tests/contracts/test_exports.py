@@ -18,7 +18,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 COMPILER = os.environ.get("CXX", "g++")
 TOLERANCE = 1e-4
-QUICK = {"cpp_wrapper": True}  # one file of C++ a network instead of one a kernel: a quarter of the time to compile
+# One file of C++ a network instead of one a kernel, and that not optimised: a fraction of the time in the compiler.
+QUICK: dict[str, Any] = {"cpp_wrapper": True, "aot_inductor.debug_compile": True}
 ALONE: dict[str, Any] = {
     "width": 0.75,
     "group_size": {"kind": 4, "shuffle": True},
