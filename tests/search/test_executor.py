@@ -65,10 +65,10 @@ def environment():
 
 @pytest.fixture(scope="module")
 def ray_cluster():
-    before = environment()
+    before, others = environment(), family(os.getpid())
     with cluster():
         yield
-        children = family(os.getpid())
+        children = {child: name for child, name in family(os.getpid()).items() if child not in others}
     assert any("raylet" in command for command in children.values())
     assert environment() == before
     assert_gone(children)

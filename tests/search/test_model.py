@@ -423,7 +423,7 @@ class TestResults:
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "study.journal").write_text("garbage\n" * 3)
         for name in ("goood", "../good", "a" * 300, "", "."):
-            with pytest.raises(InputError, match=rf"unknown search in .* {name!r}.*\(allowed: good\)"):
+            with pytest.raises(InputError, match=r"unknown search in .* \(allowed: good\)"):
                 results.opened(tmp_path, name)
         with pytest.raises(InputError, match=r"bad"):
             results.opened(tmp_path, "bad")
