@@ -13,8 +13,8 @@ BIN = Path(sys.executable).parent
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "."],
-        ["ruff", "format", "--check", "."],
+        ["ruff", "check", "search", "spaces", "tests"],
+        ["ruff", "format", "--check", "search", "spaces", "tests"],
         ["mypy"],
         ["lint-imports"],
     ],
