@@ -239,6 +239,8 @@ def mean_factors(model: nn.Module, batches: Sequence[Tensor]) -> Mapping[str, li
         sums[scale.place] = sums.get(scale.place, 0) + factors
 
     dynamic = [module for module in model.modules() if isinstance(module, Scale) and not isinstance(module, Static)]
+    if not dynamic:
+        return {}  # the usual case: nothing to run the model for
     hooks = [module.register_forward_hook(hook) for module in dynamic]
     training = [module for module in model.modules() if module.training]
     try:
