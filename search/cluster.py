@@ -1,27 +1,33 @@
-"""The Ray cluster: reached, silenced, counted. Knows nothing of studies or training.
+"""The Ray cluster: reached, equipped, silenced, counted. Knows nothing of studies or training.
 
-Ray is imported here, in `search.executor` and in `search.scheduler` only.
+Ray is imported here, and as in `search.executor`.
 """
 
 import logging
+import math
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
+from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.tune import PlacementGroupFactory
 
 from search.gate import said
+from search.pools import GIB, Resources, checked, room, told
 from spaces import InputError
 
 LOOK_EVERY_S = 2.0  # at which nodes the cluster has
+MOST_WISHED = 1000  # trials that a cluster is asked to make room for
 
 # Read by Ray and Tune from the environment. No loggers, no snapshots, no signal handler, no message of their own;
 # workers stay in their directory; as many trials may start at once as there is room for; whose worker is gone, for
@@ -39,23 +45,14 @@ QUIET = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What one training gets; None is decided by the cluster: a GPU each where there are any, else a core.
-
-    Attributes:
-        gpus: a fraction shares one.
-    """
-
-    cpus: float | None = None
-    gpus: float | None = None
-
-
 @contextmanager
-def cluster(address: str | None = None) -> Iterator[None]:
+def cluster(address: str | None = None, luggage: Mapping[str, Any] | None = None) -> Iterator[None]:
     """A Ray cluster for as long as the context lasts: the one at `address`, or the cores of this machine.
 
     Within another such context, or where Ray is up already, it is that one.
+
+    Args:
+        luggage: what its workers are to have, as Ray's runtime environment; see `search.luggage`.
 
     Raises:
         InputError: the cluster at `address` cannot be reached.
@@ -64,22 +61,25 @@ def cluster(address: str | None = None) -> Iterator[None]:
         yield
         return
     with environment(QUIET), _restored("PYTHONBREAKPOINT", "RAY_AUTH_MODE"), silence():
-        _connect(address)
+        _connect(address, luggage)
         try:
             yield
         finally:
             ray.shutdown()
 
 
-def _connect(address: str | None) -> None:
+def _connect(address: str | None, luggage: Mapping[str, Any] | None) -> None:
+    if luggage is None and address is not None:
+        luggage = {"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": QUIET["RAY_CHDIR_TO_TRIAL_DIR"]}}
+    equipped = {"runtime_env": dict(luggage)} if luggage else {}
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
-        ray.init(address="local", include_dashboard=False, **quiet)
+        ray.init(address="local", include_dashboard=False, **equipped, **quiet)
         return
     try:
         if _asks_for_token(address):
             maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        ray.init(address=address, runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0"}}, **quiet)
+        ray.init(address=address, **equipped, **quiet)
     except Exception as error:
         raise InputError(
             f"no Ray cluster can be used at {address}: {said(error)}. If it asks for a token, put that into "
@@ -113,52 +113,92 @@ def _asks_for_token(address: str) -> bool:
 
 
 class Share:
-    """What each trial gets, and how many trials the cluster has room for now."""
+    """What each trial gets, and how many trials the cluster has room for now.
 
-    def __init__(self, request: Mapping[str, float]):
-        self.request = dict(request)
-        self._room, self._looked = 0, -LOOK_EVERY_S
-        if self.room() == 0:
-            raise InputError(
-                f"no node has {self.request['cpu']:g} CPUs and {self.request['gpu']:g} GPUs for a trial; "
-                f"the cluster has {_total('CPU'):g} CPUs and {_total('GPU'):g} GPUs on {len(_nodes())} nodes"
-            )
+    A cluster with an autoscaler is asked to grow, for as many trials as are still to do. How far it may, and what the
+    nodes will have that come, it does not tell: nothing is refused then, and a trial waits for a node that can hold it.
+
+    Raises:
+        InputError: no node has as much as a trial needs, and none can come.
+    """
+
+    def __init__(self, pools: Sequence[Mapping[str, float]]):
+        self.pools = tuple(checked(pool) for pool in pools)
+        self._nodes: dict[str, dict[str, float]] = {}
+        self._looked, self._wished = -math.inf, 0
+        self._grows, kinds = is_autoscaler_v2(fetch_from_server=True), list(_nodes().values())
+        for pool in self.pools:
+            if room([pool], kinds) == [0] and not self._grows:
+                raise InputError(
+                    f"no node has {told(pool)} for a trial; the cluster has {_total('CPU'):g} CPUs and "
+                    f"{_total('GPU'):g} GPUs on {len(_nodes())} nodes; on the largest {_most(kinds, pool)}"
+                )
 
     @classmethod
     def of(cls, resources: Resources) -> "Share":
-        """Fills in what is left open: a GPU each where there are any, and a fair share of the cores.
+        """Fills in what is left open: a GPU each where there are any, and a fair share of the cores beside it.
 
         Raises:
             InputError: no node has as much.
         """
-        gpus = resources.gpus
-        if gpus is None:
-            gpus = 1.0 if _total("GPU") else 0.0
+        if resources.pools:
+            return cls(resources.pools)
+        beside = [node.get("CPU", 0.0) / node["GPU"] for node in _nodes().values() if node.get("GPU")]
+        gpus = (1.0 if beside else 0.0) if resources.gpus is None else resources.gpus
         cpus = resources.cpus
         if cpus is None:
-            cpus = max(1, _total("CPU") * gpus // _total("GPU")) if gpus and _total("GPU") else 1.0
-        if cpus <= 0:
-            raise InputError(f"a trial needs more than 0 CPUs, not {cpus:g}")
-        if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-            raise InputError(f"{gpus:g} GPUs for a trial: allowed are a part of one, or a whole number")
-        return cls({"cpu": cpus, "gpu": gpus})
+            cpus = max(1.0, min(beside) * gpus // 1) if gpus and beside else 1.0
+        memory = {} if resources.memory is None else {"memory": resources.memory * GIB}
+        return cls([{"CPU": cpus, "GPU": gpus, **memory}])
 
-    def room(self) -> int:
-        if time.monotonic() - self._looked >= LOOK_EVERY_S:
-            self._looked = time.monotonic()
-            needs = {"CPU": self.request["cpu"], "GPU": self.request["gpu"]}
-            self._room = sum(
-                int(min(node.get(name, 0.0) / need for name, need in needs.items() if need > 0)) for node in _nodes()
-            )
-        return self._room
+    def request(self, pool: int, avoided: Collection[str] = ()) -> PlacementGroupFactory:
+        """One trial of a pool, as Tune asks Ray for it: on any node but those."""
+        if not avoided:
+            return PlacementGroupFactory([self.pools[pool]])
+        elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}
+        return PlacementGroupFactory([self.pools[pool]], bundle_label_selector=[elsewhere])
+
+    def room(self, avoided: Collection[str] = ()) -> list[int]:
+        """How many trials of each pool the nodes hold at once, those left out that are to be avoided."""
+        return room(self.pools, [node for known, node in self.nodes().items() if known not in avoided])
+
+    def nodes(self) -> Mapping[str, Mapping[str, float]]:
+        """What the nodes have, by their ids; at most two seconds old."""
+        return self._nodes if time.monotonic() - self._looked < LOOK_EVERY_S else self.look()
+
+    def look(self) -> Mapping[str, Mapping[str, float]]:
+        """What the nodes have now."""
+        self._nodes, self._looked = _nodes(), time.monotonic()
+        return self._nodes
+
+    def wish(self, trials: float) -> None:
+        """Asks a cluster that can grow for room for so many trials of the first pool; 0 lets go of all not in use."""
+        trials = int(min(trials, MOST_WISHED)) if self._grows else 0
+        if trials != self._wished:
+            request_resources(bundles=[dict(self.pools[0])] * trials)
+            self._wished = trials
 
 
-def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _nodes() -> dict[str, dict[str, float]]:
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
 def _total(resource: str) -> float:
-    return sum(node.get(resource, 0.0) for node in _nodes())
+    return sum(node.get(resource, 0.0) for node in _nodes().values())
+
+
+def _most(nodes: Sequence[Mapping[str, float]], pool: Mapping[str, float]) -> str:
+    """The most that any node has of each resource of a pool."""
+    return told({"CPU": 0.0} | {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in pool})
+
+
+def fate(actor: str) -> tuple[bool, str | None]:
+    """Whether an actor is known to be dead, and on which node it was, if Ray has put it on one.
+
+    A node that is cut off is not dead at once: Ray waits some fifteen seconds for it.
+    """
+    known = ray._private.state.actors(actor)  # the public way needs the dashboard
+    return not known or known["State"] == "DEAD", (known and known["Address"]["NodeID"]) or None
 
 
 @contextmanager
