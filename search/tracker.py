@@ -5,6 +5,7 @@ Knows records, and MLflow's conventions without importing it: `search.tracking` 
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from search.record import Front, State, TrialRecord
 from search.strengths import Strengths
 from spaces import Architecture, SpaceError
 
-Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 STATUS: Mapping[State, Status] = {
     State.RUNNING: "RUNNING",
+    State.PAUSED: "SCHEDULED",
     State.COMPLETE: "FINISHED",
     State.STOPPED: "FINISHED",  # as planned; the tag `status` tells it apart
     State.FAILED: "FAILED",
@@ -87,10 +89,17 @@ def artifacts_of(runs: Path) -> Path:
     return runs.resolve() / "mlartifacts"
 
 
-def ui_command(runs: Path, port: int) -> list[str]:
-    """The command that serves MLflow's pages on that store, on this machine only."""
-    store = ["--backend-store-uri", store_of(runs), "--default-artifact-root", str(artifacts_of(runs))]
-    return [sys.executable, "-m", "mlflow", "ui", *store, "--host", "127.0.0.1", "--port", str(port)]
+def ui_command(runs: Path, port: int, *, tracking: str | None = None) -> tuple[list[str], dict[str, str]]:
+    """The command that serves MLflow's pages on a store, on this machine only; and its environment.
+
+    The store is in the environment, as everyone on a machine can see a command and the password in it.
+
+    Args:
+        tracking: a database instead of the store in the folder.
+    """
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    store = {"MLFLOW_BACKEND_STORE_URI": tracking or store_of(runs)}
+    return command, {**os.environ, **store, "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(artifacts_of(runs))}
 
 
 def label_of(architecture: Architecture) -> str:

@@ -2,12 +2,12 @@
 
 The study is the truth, MLflow its picture for people. Every call may be repeated: it sends only what differs
 from what MLflow holds. While MLflow does not answer, what is to be sent waits in an `Outbox` and the search
-goes on; `reconcile` repairs the rest at the next start. Only this module imports mlflow, by `MlflowClient`,
-without MLflow's state of the process, and only the driver uses it. Knows records, nothing of studies or Ray.
+goes on; `reconcile` repairs the rest at the next start. Only this module and `search.tracking_store` import
+mlflow, by `MlflowClient`, without MLflow's state of the process, and only the driver uses it. Knows records,
+nothing of studies or Ray.
 """
 
 import logging
-import os
 import re
 import tempfile
 import time
@@ -19,30 +19,21 @@ from types import MappingProxyType
 from typing import Any, Self, final
 
 import numpy as np
-from filelock import FileLock
 
-# MLflow reads these; what the user has set stands. No telemetry, no links on the terminal, and no minutes of
-# retries within one call: the outbox tries again without holding up the search.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+from search import tracking_store as store  # before mlflow, which reads the environment that it sets
 
+# isort: split
 import mlflow.models
 import mlflow.pyfunc
-from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.types import Schema, TensorSpec
 
 from search import tracker as told
 from search.model import read_model
-from search.outbox import Outbox, first_line
+from search.outbox import Outbox
 from search.picture import front_figure, front_table
 from search.record import Front, TrialRecord
 from search.strengths import Strengths, strengths_figure
-from spaces import InputError
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the outbox says it in one line
 
@@ -74,11 +65,12 @@ class MlflowTracker:
 
     Args:
         tracking_uri: `sqlite:///FILE`, `http://HOST:PORT` or another that MLflow knows.
-        artifacts: the folder of pictures and models; None leaves the place to the server.
+        artifacts: URL of the folder of pictures and models of new experiments; None leaves the place to the server.
+        given: the user asks for that folder; an experiment that has another one is refused.
     """
 
-    def __init__(self, tracking_uri: str, artifacts: Path | None = None):
-        self._uri, self._artifacts = tracking_uri, artifacts
+    def __init__(self, tracking_uri: str, artifacts: str | None = None, *, given: bool = False):
+        self._uri, self._artifacts, self._given = tracking_uri, artifacts, given
         self._outbox = Outbox("MLflow", self._read)
         self._trials: dict[int, _Run] = {}
         self._shown: tuple[Sequence[TrialRecord], Front] | None = None
@@ -86,21 +78,22 @@ class MlflowTracker:
         self._drawn_at = -PICTURE_EVERY_S  # on time.monotonic, which may start at 0
 
     @classmethod
-    def local(cls, runs: Path) -> Self:
-        """On `mlflow.db` and `mlartifacts` in a folder of searches."""
-        return cls(told.store_of(runs), told.artifacts_of(runs))
+    def of(cls, runs: Path, *, tracking: str | None = None, artifacts: str | None = None) -> Self:
+        """On `mlflow.db` and `mlartifacts` in a folder of searches, where nothing else is given."""
+        served = tracking is not None and tracking.startswith(("http:", "https:", "databricks"))
+        place = artifacts or (None if served else told.artifacts_of(runs).as_uri())
+        return cls(tracking or told.store_of(runs), place, given=artifacts is not None)
 
     def start(self, *, space: str, search: str, key: str, text: str, params: Mapping[str, Any]) -> str:
         self._name = search
         try:
-            self._client = _connect(self._uri)
-            self._experiment = self._find_experiment(space)
+            self._client = store.connect(self._uri)
+            self._experiment = store.find_experiment(self._client, space, self._artifacts, given=self._given)
             self._search = self._find_search(search, key)
             self._read()
             self._describe(text, params)
         except Exception as error:  # MLflow's own, SQLAlchemy's or the system's
-            message = f"MLflow at {self._uri} cannot be used: {first_line(error)}"
-            raise InputError(re.sub(r"//[^/@\s]*@", "//", message)) from error
+            raise store.refusal(self._uri, error) from error
         return self._search.id
 
     def log(self, record: TrialRecord) -> str | None:
@@ -128,19 +121,6 @@ class MlflowTracker:
     def finish(self, status: told.Status) -> None:
         self._outbox.do("finish", partial(self._close, status))
         self._outbox.flush(PATIENCE_AT_END_S)
-
-    def _find_experiment(self, space: str) -> str:
-        found = self._client.get_experiment_by_name(space)
-        if found is None:
-            place = self._artifacts / re.sub(r"[^\w-]", "_", space) if self._artifacts else None
-            try:
-                return str(self._client.create_experiment(space, place.as_uri() if place else None))
-            except MlflowException:  # another search may have just made it
-                if (found := self._client.get_experiment_by_name(space)) is None:
-                    raise
-        if found.lifecycle_stage != "active":  # deleted in the UI, which keeps its name taken
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
 
     def _find_search(self, search: str, key: str) -> _Run:
         if not re.fullmatch(r"[\w-]+", key):
@@ -203,7 +183,7 @@ class MlflowTracker:
         run.params.update(params)
         run.metrics.update({metric.key: metric.value for metric in metrics})
         if status and status != run.status:
-            if status == "RUNNING":
+            if status in ("RUNNING", "SCHEDULED"):
                 self._client.update_run(run.id, status)
             else:
                 self._client.set_terminated(run.id, status, None if ended is None else told.milliseconds(ended))
@@ -283,16 +263,6 @@ class MlflowTracker:
                 if run.status == "RUNNING":
                     self._send(run, status="KILLED")
         self._send(self._search, status=status)
-
-
-def _connect(uri: str) -> MlflowClient:
-    """A client whose store has its tables; MLflow itself fails where two processes make them at once."""
-    if not uri.startswith("sqlite:///"):
-        return MlflowClient(tracking_uri=uri)
-    database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.with_name(f".{database.name}.lock")):  # fails at once where SQLAlchemy tries for minutes
-        return MlflowClient(tracking_uri=uri)
 
 
 def _package(folder: Path, path: Path, model: mlflow.models.Model) -> None:
