@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,6 +18,9 @@ from spaces import InputError
 class Lease:
     """Holds a directory from its making to `release`.
 
+    Attributes:
+        also: what else is to be let go with it, first.
+
     Raises:
         InputError: another process holds it; says which, and on which host.
     """
@@ -24,6 +28,7 @@ class Lease:
     def __init__(self, directory: Path):
         self._lock = FileLock(directory / "driver.lock")
         self._holder = directory / "driver.json"
+        self.also = ExitStack()
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -41,5 +46,6 @@ class Lease:
             return "process unknown"
 
     def release(self) -> None:
+        self.also.close()
         self._holder.unlink(missing_ok=True)
         self._lock.release()
