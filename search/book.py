@@ -21,15 +21,21 @@ class Book:
         self._records: dict[int, TrialRecord] = {}
         self._counts: Counter[State] = Counter()
         self._trained: dict[str, int] = {}
+        self.inherited = 0  # from an earlier search
+        self.device_s = 0.0  # spent by all trainings together
 
     def put(self, record: TrialRecord) -> None:
         """Adds a record, or replaces the trial's last one."""
         before = self._records.get(record.number)
         if before is not None:
             self._counts[before.state] -= 1
+            self.device_s -= before.device_s
+        elif record.origin is not None:
+            self.inherited += 1
+        self.device_s += record.device_s
         self._records[record.number] = record
         self._counts[record.state] += 1
-        if record.state is State.RUNNING or record.state.counts:
+        if record.state.open or record.state.counts:
             self._trained.setdefault(record.architecture.id, record.number)
         if record.state is State.COMPLETE:
             others = (member for member in self.front.members if member.number != record.number)
@@ -47,8 +53,8 @@ class Book:
 
     @property
     def started(self) -> int:
-        """Trainings begun: running, complete, stopped or failed."""
-        return sum(count for state, count in self._counts.items() if state is State.RUNNING or state.counts)
+        """Trainings begun: running, paused, complete, stopped or failed."""
+        return sum(n for state, n in self._counts.items() if state.open or state.counts) - self.inherited
 
     def training_of(self, architecture_id: str) -> int | None:
         """The number of the trial that trains, or trained, this architecture."""

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,10 @@ from rich.text import Text
 from search import findings, results
 from search import run as searches
 from search.live import front_table
+from search.places import Places, public
+from search.record import State
 from search.tracker import ui_command
+from search.tracking_store import reach
 from spaces import InputError, survey
 
 app = typer.Typer(
@@ -30,6 +34,14 @@ app = typer.Typer(
 )
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all searches and of the MLflow store.", metavar="DIR")]
+Tracking = Annotated[
+    str | None,
+    typer.Option(
+        help="MLflow's server or a database for it, as postgresql://...; else mlflow.db in --runs.",
+        metavar="URI",
+        show_default=False,
+    ),
+]
 Name = Annotated[str, typer.Argument(help="Name of a search: a folder in --runs.", show_default=False)]
 RUNS = Path("runs")
 
@@ -47,6 +59,22 @@ def run(
     trials: Annotated[
         int | None, typer.Option(help="Trainings to start, instead of the file's `search.trials`.", show_default=False)
     ] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="Hours on the clock, all runs of the search together.", show_default=False)
+    ] = None,
+    device_hours: Annotated[
+        float | None,
+        typer.Option(help="GPU hours of all trainings together; core hours without GPUs.", show_default=False),
+    ] = None,
+    earlier: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Start from what an earlier search of that name has found.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(help="Ray cluster to use, as HOST:PORT or auto. Else this machine.", show_default=False),
@@ -57,6 +85,44 @@ def run(
     ] = None,
     cpus_per_trial: Annotated[
         int | None, typer.Option(help="CPU cores, and threads, of a trial. Else 1.", show_default=False)
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Database of the study, as postgresql://USER:PASSWORD@HOST:PORT/DATABASE; else a file in --runs.",
+            metavar="URL",
+            show_default=False,
+        ),
+    ] = None,
+    memory_per_trial: Annotated[
+        float | None, typer.Option(help="GiB of memory of a trial, as Ray counts it.", show_default=False)
+    ] = None,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a trial gets, as gpu=1,cpu=4 or cpu=8,memory=16 (GiB); may be given often, the preferred first.",
+            show_default=False,
+        ),
+    ] = None,
+    runtime_env: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ray's runtime environment for the workers (YAML or JSON): packages, variables, working_dir, ...",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            help="Where trainings keep what they need to go on: a shared path, or a URL as s3://bucket/prefix.",
+            show_default=False,
+        ),
+    ] = None,
+    tracking: Tracking = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(help="Where MLflow keeps pictures and models of new experiments: a path or URL.", metavar="URI"),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search of that name where it stands.")
@@ -72,26 +138,46 @@ def run(
         runs=runs,
         name=name,
         trials=trials,
+        hours=hours,
+        device_hours=device_hours,
+        earlier=earlier,
         address=address,
         gpus_per_trial=gpus_per_trial,
         cpus_per_trial=cpus_per_trial,
+        memory_per_trial=memory_per_trial,
+        pools=pool or (),
+        runtime_env=runtime_env,
+        storage=storage,
+        checkpoints=checkpoints,
+        tracking=tracking,
+        artifacts=artifacts,
         resume=resume,
         console=console,
     )
     where = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"
     console.print(f"\n[bold]{result.name}[/bold]: {result.ending}", highlight=False)
     console.print(front_table(result.front))
+    limits = {"trials": trials, "hours": hours, "device-hours": device_hours}
     if result.ending is searches.Ending.INTERRUPTED:
-        budget = f" --trials {trials}" if trials else ""
-        again = f"archsearch run {shlex.quote(str(space))}{where}{budget} --name {result.name} --resume"
+        again = f"archsearch run {shlex.quote(str(space))}{where}{_flags(limits)} --name {result.name} --resume"
         console.print(Text(f"Interrupted; nothing is lost. To go on:\n  {again}"))
         raise typer.Exit(130)
+    if result.counts[State.PAUSED]:
+        more = {name: "MORE" if name.endswith("hours") else value for name, value in limits.items() if value}
+        again = f"archsearch run {shlex.quote(str(space))}{where}{_flags(more)} --name {result.name} --resume"
+        console.print(Text(f"{result.counts[State.PAUSED]} trials are paused. To go on with more time:\n  {again}"))
     if not result.front.members:
         console.print("No feasible trial ran to its end, so there is no front.", style="bold red")
         raise typer.Exit(1)
     best = result.front.members[0].network.id
-    console.print(Text(f"\nSee every trial and the front in MLflow:\n  archsearch ui{where}"))
+    found = Places.read(result.directory).tracking
+    mlflow = where if found is None else f"{where} --tracking {shlex.quote(found)}"
+    console.print(Text(f"\nSee every trial and the front in MLflow:\n  archsearch ui{mlflow}"))
     console.print(Text(f"Take a model:\n  archsearch pick {result.name}{where} --id {best}"))
+
+
+def _flags(given: Mapping[str, object]) -> str:
+    return "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
 
 
 @app.command()
@@ -161,14 +247,25 @@ def backbones(
 
 @app.command()
 def ui(
-    runs: Runs = RUNS, port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000
+    runs: Runs = RUNS,
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
+    tracking: Tracking = None,
 ) -> None:
-    """Open the MLflow UI on the searches of a folder; Ctrl-C closes it."""
-    if not (runs / "mlflow.db").is_file():
-        raise InputError(f"{runs} holds no searches yet; `archsearch run SPACE` makes one")
+    """Open the MLflow UI on the searches of a folder, or of a database; Ctrl-C closes it."""
+    if tracking is None and not (runs / "mlflow.db").is_file():
+        raise InputError(
+            f"{runs} has no MLflow store; `archsearch run SPACE` makes one. Searches that were run with --tracking "
+            "are shown with the same --tracking"
+        )
+    address = None
+    if tracking is not None:
+        address = reach(tracking)
+        if tracking.startswith(("http:", "https:")):
+            Console().print(f"MLflow on {public(tracking)}; open it in a browser", soft_wrap=True)
+            return
     Console().print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    command = ui_command(runs, port)
-    os.execv(command[0], command)
+    command, environment = ui_command(runs, port, tracking=address)
+    os.execve(command[0], command, environment)
 
 
 def main() -> None:
@@ -179,9 +276,8 @@ def main() -> None:
         Console(stderr=True).print(Text(f"error: {error}", style="red"), soft_wrap=True)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that cannot be written
-        Console(stderr=True).print(
-            Text(f"error: {error.filename or ''}: {error.strerror}", style="red"), soft_wrap=True
-        )
+        said = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        Console(stderr=True).print(Text(f"error: {said}", style="red"), soft_wrap=True)
         sys.exit(2)
 
 

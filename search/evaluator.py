@@ -21,6 +21,8 @@ class Measurement:
         values: measured objectives by name, each in its own direction; empty between rungs.
         metrics: everything else worth a curve, by name (train_loss, lr, seconds, ...).
         time: seconds since 1970 when it was measured.
+        device_s: what was spent since the last one: seconds of GPUs where the training has any (half a GPU counts
+            half), else of CPU cores. Filled in by who runs the evaluator.
         network: what the training has made of the architecture, where that is another one (blocks removed);
             `values` then may also have its costs.
     """
@@ -29,6 +31,7 @@ class Measurement:
     values: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     time: float = 0.0
+    device_s: float = 0.0
     network: Architecture | None = None
 
 

@@ -1,10 +1,9 @@
-"""The rule of early stopping: who goes on beyond a rung. Points in, yes or no out; no state, no trials, no Ray.
+"""The rule of early stopping: who goes on beyond a rung. Points in, an order out; no state, no trials, no Ray.
 
-Asynchronous successive halving (ASHA, arXiv:1810.05934) of the stopping kind: a trial is judged when it reaches
-a rung, among all that reached it so far. Trials are ranked by the whole front (MO-ASHA, arXiv:2106.12639):
-by non-dominated rank at equal fidelity, and within a front by a spread that keeps its ends and fills its gaps.
-The first at a rung always goes on, so early ones are favoured; they also are the first that full training
-teaches about.
+Asynchronous successive halving (ASHA, arXiv:1810.05934) over the whole front (MO-ASHA, arXiv:2106.12639): by
+non-dominated rank among those at equal fidelity, and within a front by a spread that keeps its ends and fills
+its gaps. Rank alone would stop nobody where everything is a front; one objective alone would kill every cheap
+network.
 """
 
 from collections.abc import Sequence
@@ -22,22 +21,32 @@ class Halving:
 
     Attributes:
         reduction: one in so many goes on.
-        objectives: columns that are judged; none of them means that nobody is stopped.
+        objectives: columns that are judged.
     """
 
     reduction: int
     objectives: Sequence[int]
 
-    def goes_on(self, seen: Floats, index: int) -> bool:
-        """Whether the point `index` of those seen at its rung, (n, d) and to be minimised, is good enough."""
-        if not self.objectives:
-            return True
-        return position(seen[:, list(self.objectives)], index) < ceil(len(seen) / self.reduction)
+    def best(self, points: Floats) -> list[int]:
+        """Indices of those that may go on, of all seen at a rung, the best first.
+
+        Args:
+            points: (n, d), to be minimised; equal ones in the order in which they came.
+        """
+        return first(points[:, list(self.objectives)], self.keeps(len(points)))
+
+    def keeps(self, count: int) -> int:
+        """How many of so many may go on."""
+        return ceil(count / self.reduction)
 
 
-def position(points: Floats, index: int) -> int:
-    """Place of one point, from 0, in the order of the front, then of the front of the rest, and so on."""
+def first(points: Floats, count: int) -> list[int]:
+    """The first `count` indices in the order of the front, then of the front of the rest, and so on."""
     rank = ranks(points)
-    peers = np.flatnonzero(rank == rank[index])
-    order = peers[spread_order(points[peers])]
-    return int(np.count_nonzero(rank < rank[index]) + np.flatnonzero(order == index)[0])
+    order = np.argsort(rank, kind="stable")
+    found: list[int] = []
+    for peers in np.split(order, np.flatnonzero(np.diff(rank[order])) + 1):
+        if len(found) >= count:
+            break
+        found += peers[spread_order(points[peers], count - len(found))].tolist()
+    return found

@@ -3,14 +3,17 @@
 An observer of the study. Knows the Tracker port, nothing of MLflow or Ray.
 """
 
-import shutil
+from functools import partial
 from typing import final
 
 from search import results
-from search.record import TrialRecord
+from search.checkpoints import AWAY_S, OutOfReach, checkpoints_of
+from search.outbox import Outbox
+from search.record import State, TrialRecord
 from search.study import Study
 from search.tracker import Status, Tracker
-from search.training import load_strengths
+from search.training import STRENGTHS, load_strengths
+from spaces import InputError
 
 MODELS = "models"
 
@@ -22,31 +25,51 @@ class Keeper:
     def __init__(self, study: Study, tracker: Tracker):
         self._study, self._tracker = study, tracker
         self._front: tuple[TrialRecord, ...] = study.front.members
+        self._checkpoints = checkpoints_of(study.directory)
+        self._outbox = Outbox("the store of checkpoints", lambda: None)
         tracker.reconcile(study.records())
-        for record in study.records():  # what a driver that died had no time for
-            if record.state.counts:
-                self._drop({record.number})
+        for record in study.records():
+            if record.mlflow_run_id is None:  # taken over from another search, or not sent before a crash
+                self._log(record)
+        self._outbox.do("left", self._drop_left)
 
     def started(self, record: TrialRecord) -> None:
         self._log(record)
 
     def measured(self, record: TrialRecord) -> None:
-        if record.history[-1].values:  # between rungs MLflow can wait
+        if record.state is State.PAUSED or record.history[-1].values:  # between rungs MLflow can wait
             self._log(record)
 
     def ended(self, record: TrialRecord) -> None:
         self._log(record)
         if record.state.counts:
-            if strengths := load_strengths(self._study.checkpoint(record.number)):
-                self._tracker.log_strengths(record, strengths)
-            self._drop({record.number, *(member.number for member in self._front)})
+            self._outbox.do(record.number, partial(self._take, record))
+            beaten = {member.number for member in self._front}
+            if beaten != {member.number for member in self._study.front.members}:
+                self._outbox.do(("beaten by", record.number), partial(self._drop, beaten))
             self._front = self._study.front.members
             self._tracker.front(self._study.records(), self._study.front)
+
+    def _take(self, record: TrialRecord) -> None:
+        """Takes from a trial that has ended what is to be kept elsewhere."""
+        try:
+            with self._checkpoints.fetched(record.number, only={STRENGTHS}) as checkpoint:
+                if strengths := load_strengths(checkpoint):
+                    self._tracker.log_strengths(record, strengths)
+        except OutOfReach:
+            raise
+        except (InputError, ValueError):
+            pass  # damaged; nothing else hangs on it
+        self._drop({record.number})
 
     def _drop(self, numbers: set[int]) -> None:
         """Weights of ended trials that are not on the front cannot come back to it."""
         for number in numbers - {member.number for member in self._study.front.members}:
-            shutil.rmtree(self._study.checkpoint(number), ignore_errors=True)
+            self._checkpoints.drop(number)
+
+    def _drop_left(self) -> None:
+        """What a driver that died had no time for."""
+        self._drop(self._checkpoints.held() & {r.number for r in self._study.records() if r.state.counts})
 
     def _log(self, record: TrialRecord) -> None:
         run_id = self._tracker.log(record)
@@ -57,10 +80,14 @@ class Keeper:
         """Writes the models of the front down and gives them to MLflow."""
         for record in self._study.front.members:
             folder = self._study.directory / MODELS / record.network.id
-            results.write(self._study, record, folder)
+            results.write(self._study, record, folder, patience_s=AWAY_S)
             self._log(record)
             self._tracker.log_model(record, folder)
 
     def close(self, status: Status) -> None:
         self._tracker.front(self._study.records(), self._study.front)
+        self._outbox.flush(AWAY_S)
         self._tracker.finish(status)
+        for record in self._study.records():  # of those that ended while the tracker was away
+            if record.mlflow_run_id is None:
+                self._log(record)

@@ -5,10 +5,13 @@ gone on with: without `proposal` it is proposed again; without `state` it is tra
 
     proposal                        architecture, seed, costs, when it was proposed; once it has been judged
     history/N                       measurements since the last such attribute, the first of them the N-th
-    rung/F                          every objective at fidelity F, and whether it may go on from there
+    rung/F                          every objective at fidelity F, whether it may go on from there, and as the
+                                    how manieth it came, from 0
+    paused                          why it is not trained now though it may go on; empty once it does
     reason, duplicate_of, ended     how it ended
     state                           how it ended, in one word; after those
     mlflow_run_id, test_accuracy    found out by others, whenever that was
+    origin                          the trial of an earlier search whose values these are
 
 What is never to be trained ends before it is proposed: its `proposal` is the last attribute.
 """
@@ -30,16 +33,18 @@ class Rung:
     """What a trial reached at a rung.
 
     Attributes:
+        place: how many had come there before it.
         values: every objective in its own direction.
-        goes_on: whether it was allowed to train on.
+        goes_on: whether it was allowed to train on; else it waits there, or was stopped.
     """
 
     fidelity: int
+    place: int
     values: Mapping[str, float]
     goes_on: bool
 
 
-PROPOSAL = "proposal"
+PROPOSAL, PAUSED = "proposal", "paused"
 
 
 def proposal(record: TrialRecord) -> list[tuple[str, Any]]:
@@ -50,14 +55,14 @@ def proposal(record: TrialRecord) -> list[tuple[str, Any]]:
 
 def ending(record: TrialRecord) -> list[tuple[str, Any]]:
     """What is written of a trial when it ends; nothing while it runs."""
-    if record.state is State.RUNNING:
+    if record.state.open:
         return []
     fields = {"reason": record.reason or None, "duplicate_of": record.duplicate_of, "ended": record.ended}
     return [(name, value) for name, value in (fields | {"state": record.state.value}).items() if value is not None]
 
 
 def rung_attribute(rung: Rung) -> tuple[str, dict[str, Any]]:
-    return f"rung/{rung.fidelity}", {"values": dict(rung.values), "goes_on": rung.goes_on}
+    return f"rung/{rung.fidelity}", {"place": rung.place, "values": dict(rung.values), "goes_on": rung.goes_on}
 
 
 def written_measurements(attributes: Attributes) -> list[Measurement]:
@@ -69,10 +74,11 @@ def written_measurements(attributes: Attributes) -> list[Measurement]:
             values=values,
             metrics=metrics,
             time=at,
+            device_s=device_s,
             network=Architecture.from_dict(network[0]) if network else None,
         )
         for _, key in chunks
-        for fidelity, values, metrics, at, *network in attributes[key]
+        for fidelity, values, metrics, at, device_s, *network in attributes[key]
     ]
 
 
@@ -101,6 +107,7 @@ def joined(history: tuple[Measurement, ...], new: Measurement) -> tuple[Measurem
         values={**same[-1].values, **new.values},
         metrics={**same[-1].metrics, **new.metrics},
         time=new.time,
+        device_s=same[-1].device_s + new.device_s,
         network=new.network or same[-1].network,
     )
     return (*before, merged)
@@ -114,17 +121,17 @@ def costs_after(costs: Mapping[str, float], history: tuple[Measurement, ...]) ->
 
 def read(number: int, attributes: Attributes) -> TrialRecord:
     """The record of a trial that has at least a proposal."""
-    proposed = attributes[PROPOSAL]
-    state = State(attributes.get("state", State.RUNNING))
+    proposed, reached = attributes[PROPOSAL], rungs(attributes)
+    waits = attributes.get(PAUSED) or (reached and not reached[-1].goes_on)
+    state = State(attributes.get("state", State.PAUSED if waits else State.RUNNING))
     history: tuple[Measurement, ...] = ()
     for measurement in written_measurements(attributes):
         history = joined(history, measurement)
-    reached = rungs(attributes)
     return TrialRecord(
         number=number,
         architecture=Architecture.from_dict(proposed["architecture"]),
         state=state,
-        reason=attributes.get("reason", ""),
+        reason=attributes.get("reason") or (attributes.get(PAUSED, "") if state is State.PAUSED else ""),
         seed=proposed["seed"],
         costs=costs_after(proposed["costs"], history),
         history=history,
@@ -132,6 +139,7 @@ def read(number: int, attributes: Attributes) -> TrialRecord:
         test_accuracy=attributes.get("test_accuracy"),
         mlflow_run_id=attributes.get("mlflow_run_id"),
         duplicate_of=attributes.get("duplicate_of"),
+        origin=attributes.get("origin"),
         started=proposed["started"],
         ended=attributes.get("ended"),
     )
@@ -174,5 +182,11 @@ class Diary:
 
 def _as_list(measurement: Measurement) -> list[Any]:
     """What `written_measurements` reads; the network only where there is one."""
-    plain = [measurement.fidelity, dict(measurement.values), dict(measurement.metrics), measurement.time]
+    plain = [
+        measurement.fidelity,
+        dict(measurement.values),
+        dict(measurement.metrics),
+        measurement.time,
+        measurement.device_s,
+    ]
     return plain if measurement.network is None else [*plain, measurement.network.to_dict()]

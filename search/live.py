@@ -34,7 +34,7 @@ class Display:
         self._fidelity, self._unit = fidelity.max, fidelity.unit
         self._running: dict[int, TrialRecord] = {}
         self._look()
-        self._began, self._done_before = time.monotonic(), _trained(study.counts())
+        self._began, self._share_before = time.monotonic(), max(study.spent.values())
         self._live = Live(console=console, get_renderable=self._panel, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
@@ -49,7 +49,10 @@ class Display:
         self.measured(record)
 
     def measured(self, record: TrialRecord) -> None:
-        self._running[record.number] = record
+        if record.state is State.RUNNING:
+            self._running[record.number] = record
+        else:
+            self._running.pop(record.number, None)
         self._look()
 
     def ended(self, record: TrialRecord) -> None:
@@ -59,7 +62,7 @@ class Display:
             return
         values = ", ".join(f"{name} {shown(value)}" for name, value in record.values.items())
         said = values or record.reason
-        done = f"[{_trained(self._study.counts())}/{self._trials}]"
+        done = f"[{self._done(_trained(self._study.counts()))}]"
         line = f"{done} {record.state}: {label_of(record.architecture)}: {said}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -71,7 +74,8 @@ class Display:
         counts, front, running = self._seen
         done = _trained(counts)
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(ProgressBar(self._trials, done, width=30), f"{done}/{self._trials} trials", self._time_left(done))
+        share = max(self._study.spent.values())
+        bar.add_row(ProgressBar(1.0, share, width=30), f"{self._done(done)} trials", self._time_left(share))
         states = "  ".join(f"{counts.get(state, 0)} {state}" for state in State)
         parts: list[RenderableType] = [bar, Text(states, style="dim")]
         parts += [self._line(record) for _, record in sorted(running.items())[:4]]
@@ -90,11 +94,14 @@ class Display:
             f"  #{record.number} {label_of(record.architecture)}  {where}  {news}", overflow="ellipsis", no_wrap=True
         )
 
-    def _time_left(self, done: int) -> str:
+    def _done(self, trials: int) -> str:
+        return f"{trials}/{self._trials}" if self._trials else str(trials)
+
+    def _time_left(self, share: float) -> str:
         seconds = time.monotonic() - self._began
-        if done <= self._done_before:
+        if share <= self._share_before:
             return f"{_clock(seconds)} so far"
-        left = seconds / (done - self._done_before) * (self._trials - done)
+        left = seconds / (share - self._share_before) * max(0.0, 1.0 - share)
         return f"{_clock(seconds)} so far, about {_clock(left)} left"
 
 

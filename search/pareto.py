@@ -64,7 +64,10 @@ def ranks(points: ArrayLike, *, deepest: int | None = None) -> NDArray[np.int64]
     """
     unique, inverse = np.unique(_checked(points), axis=0, return_inverse=True)
     limit = len(unique) if deepest is None else deepest
-    found = _ranks_2d(unique, limit) if unique.shape[1] == 2 else _ranks_nd(unique, limit)
+    if unique.shape[1] == 1:
+        found = np.minimum(np.arange(len(unique)), limit + 1)
+    else:
+        found = _ranks_2d(unique, limit) if unique.shape[1] == 2 else _ranks_nd(unique, limit)
     return found[inverse.reshape(-1)]
 
 
@@ -102,8 +105,8 @@ def _ranks_nd(unique: Floats, limit: int) -> NDArray[np.int64]:
     return found
 
 
-def spread_order(points: ArrayLike) -> NDArray[np.int64]:
-    """(n, d) -> (n,) indices: the best first objective, then always the point farthest from those taken.
+def spread_order(points: ArrayLike, count: int | None = None) -> NDArray[np.int64]:
+    """(n, d) -> the first `count` indices: the best first objective, then always the farthest from those taken.
 
     Every prefix covers the points evenly (an epsilon-net, arXiv:2106.12639 section 3). Distances are
     Euclidean, each objective scaled to the points' own range; ties go to the lower index.
@@ -115,7 +118,7 @@ def spread_order(points: ArrayLike) -> NDArray[np.int64]:
     scaled = (array - low) / np.where(high > low, high - low, 1.0)
     order = [int(np.argmin(scaled[:, 0]))]
     distance = np.full(len(array), np.inf)
-    for _ in range(1, len(array)):
+    for _ in range(1, len(array) if count is None else min(count, len(array))):
         distance = np.minimum(distance, np.linalg.norm(scaled - scaled[order[-1]], axis=1))
         distance[order[-1]] = -1.0
         order.append(int(np.argmax(distance)))

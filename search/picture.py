@@ -102,9 +102,9 @@ def _scatter(axis: Axes, points: Sequence[Point], x: str, y: str, **style: Any) 
 
 
 def _stopped_at(record: TrialRecord, names: tuple[str, ...]) -> Point | None:
-    """What a stopped trial had last reached; None for any other, and where a value is missing."""
+    """What a stopped or paused trial had last reached; None for any other, and where a value is missing."""
     measured = [measurement.values for measurement in record.history if measurement.values]
-    if record.state is not State.STOPPED or not measured:
+    if record.state not in (State.STOPPED, State.PAUSED) or not measured:
         return None
     point = {**record.costs, **measured[-1]}
     return point if all(math.isfinite(point.get(name, math.nan)) for name in names) else None
@@ -166,8 +166,8 @@ def _key(axis: Axes, records: Sequence[TrialRecord], front: Front, rows: int) ->
     lines = [
         ("●", FRONT, f"front ({len(front.members)}), hypervolume {shown(front.hypervolume)}"),
         ("●", DOMINATED, f"complete, dominated ({dominated})"),
-        ("▽", STOPPED, f"stopped early, where it stood ({number[State.STOPPED]})"),
-        ("", "black", f"{number[State.FAILED]} failed, {number[State.RUNNING]} running"),
+        ("▽", STOPPED, f"stopped or paused early, where it stood ({number[State.STOPPED] + number[State.PAUSED]})"),
+        ("", "black", ", ".join(f"{number[s]} {s}" for s in (State.FAILED, State.RUNNING, State.PAUSED))),
         ("", "black", f"never trained: {', '.join(untrained)}" if untrained else ""),
         ("", "black", ""),
     ]

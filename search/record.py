@@ -17,6 +17,7 @@ class State(StrEnum):
     """How a trial stands, as written in the study, in MLflow and in `front --json`."""
 
     RUNNING = "running"
+    PAUSED = "paused"
     COMPLETE = "complete"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -28,6 +29,11 @@ class State(StrEnum):
         """Whether a trial that ended so has used up one of the budget's trainings."""
         return self in (State.COMPLETE, State.STOPPED, State.FAILED)
 
+    @property
+    def open(self) -> bool:
+        """Whether a trial in this state may still be trained."""
+        return self in (State.RUNNING, State.PAUSED)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
@@ -35,7 +41,7 @@ class TrialRecord:
 
     Attributes:
         number: of the trial in the study, from 0.
-        reason: why it was stopped, failed or never trained, in one sentence; empty where all went well.
+        reason: why it is paused, was stopped, failed or never trained, in one sentence; empty where all went well.
         seed: of the training.
         costs: everything exact, by name: known before training, or of the network that it left; empty where it
             cannot be built.
@@ -44,6 +50,7 @@ class TrialRecord:
         test_accuracy: in [0, 1], on held-out data; measured for members of the front only.
         mlflow_run_id: the run that tracking made for it, once it has one.
         duplicate_of: the number of the earlier trial of the same architecture.
+        origin: `NAME/NUMBER` of the trial of an earlier search whose values these are; it costs none of the budget.
         started, ended: seconds since 1970; None while not known.
     """
 
@@ -58,6 +65,7 @@ class TrialRecord:
     test_accuracy: float | None = None
     mlflow_run_id: str | None = None
     duplicate_of: int | None = None
+    origin: str | None = None
     started: float | None = None
     ended: float | None = None
 
@@ -71,6 +79,11 @@ class TrialRecord:
     def fidelity(self) -> int:
         """How far its training has come, in units of fidelity; 0 before the first measurement."""
         return max((measurement.fidelity for measurement in self.history), default=0)
+
+    @property
+    def device_s(self) -> float:
+        """Device seconds spent on it (see `Measurement.device_s`); none on what an earlier search has measured."""
+        return 0.0 if self.origin else sum(measurement.device_s for measurement in self.history)
 
 
 @dataclass(frozen=True, kw_only=True)

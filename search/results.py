@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from search import studies
+from search.checkpoints import checkpoints_of
 from search.data import Preprocessing
 from search.data.dataset import file_faults
 from search.model import WEIGHTS, Model, read_classes, read_json, read_preprocessing, read_weights, write_model
+from search.places import Places
 from search.record import Front, State, TrialRecord
 from search.study import Study
 from search.training import finished
@@ -81,9 +83,9 @@ def opened(runs: Path, name: str) -> Study:
 
 
 def _readable(directory: Path) -> bool:
-    """Whether there is a search; a damaged one is none."""
+    """Whether there is a search; a damaged one is none, one in a database is not looked up."""
     try:
-        return studies.exists(directory)
+        return Places.read(directory).storage is not None or studies.exists(directory)
     except (InputError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
 
@@ -161,18 +163,25 @@ def _bounds(most: Sequence[str], known: Mapping[str, float]) -> dict[str, float]
     return bounds
 
 
-def write(study: Study, record: TrialRecord, folder: Path) -> None:
+def write(study: Study, record: TrialRecord, folder: Path, *, patience_s: float = 0.0) -> None:
     """Write the model of a complete trial whose weights are kept as a model folder (see `search.model`).
 
+    Args:
+        patience_s: how long to wait for a store of checkpoints that is away.
+
     Raises:
-        InputError: the search trains no models, the weights are gone or damaged, or the folder holds something else.
+        InputError: the search trains no models, the weights are gone, out of reach or damaged, or the folder holds
+            something else.
     """
-    inputs, weights = Inputs.read(study.directory), finished(study.checkpoint(record.number))
+    inputs, checkpoints = Inputs.read(study.directory), checkpoints_of(study.directory)
     module = build(record.network, len(inputs.classes), inputs.preprocessing.in_chans)
-    with file_faults(weights):
-        if not (weights / WEIGHTS).is_file():
-            raise InputError(f"the weights of trial {record.number} are not in {weights}: no {WEIGHTS} there")
-    read_weights(module, weights / WEIGHTS)
+    with checkpoints.fetched(record.number, patience_s=patience_s) as checkpoint:
+        weights = finished(checkpoint)
+        with file_faults(weights):
+            if not (weights / WEIGHTS).is_file():
+                place = checkpoints.place(record.number)
+                raise InputError(f"the weights of trial {record.number} are not in {place}: no {WEIGHTS} there")
+        read_weights(module, weights / WEIGHTS)
     model = Model(
         module=module, architecture=record.network, classes=inputs.classes, preprocessing=inputs.preprocessing
     )

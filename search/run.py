@@ -9,19 +9,20 @@ The only file that names concrete classes.
 import hashlib
 import json
 import math
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from search import results, studies
-from search.cluster import Resources, Share, cluster
+from search import results, storages, studies
+from search.checkpoints import checkpoints_of, settle
+from search.cluster import Share, cluster
 from search.costs import COSTS
 from search.data import Dataset
 from search.evaluator import Evaluator, Tester
@@ -29,14 +30,18 @@ from search.executor import execute, test_front
 from search.gate import limits
 from search.keeper import Keeper
 from search.live import Display
+from search.luggage import luggage
+from search.places import Places
+from search.pools import Resources
 from search.record import Front, State
 from search.study import Study
 from search.tracking import MlflowTracker
 from search.trial import TimmEvaluator, dataset_of
+from search.warm_start import WarmStart, warm_start
 from search.work import Idle
 from spaces import InputError, SearchSpace, SpaceError, SpaceFile, load
 from spaces.errors import unknown
-from spaces.schema import NAMES, is_name, locate
+from spaces.schema import BUDGETS, NAMES, is_name, locate
 
 ACCURACY = "accuracy"
 RESERVED = ("mlflow.db", "mlartifacts")
@@ -46,6 +51,7 @@ class Ending(StrEnum):
     """Why a search is over."""
 
     BUDGET = "budget spent"
+    TIME = "time spent"
     EXHAUSTED = "space exhausted"
     INTERRUPTED = "interrupted"
 
@@ -68,9 +74,19 @@ def run(
     runs: str | Path = "runs",
     name: str | None = None,
     trials: int | None = None,
+    hours: float | None = None,
+    device_hours: float | None = None,
+    earlier: str | None = None,
     address: str | None = None,
     gpus_per_trial: float | None = None,
     cpus_per_trial: float | None = None,
+    memory_per_trial: float | None = None,
+    pools: Sequence[str] = (),
+    runtime_env: str | Path | None = None,
+    storage: str | None = None,
+    checkpoints: str | None = None,
+    tracking: str | None = None,
+    artifacts: str | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Result:
@@ -82,39 +98,65 @@ def run(
             `search.reference_point` in the space.
         runs: the folder of searches; made where it is missing.
         name: of the search; the space's name where it is None. A taken one gets `-2`, `-3`, ...
-        trials: instead of `search.trials`.
+        trials, hours, device_hours: instead of `search.trials` and so on; a resumed search may be given more.
+        earlier: name of a search in `runs` to start from: from its values where data, objectives, fidelity and
+            recipe are the same, else from its best architectures.
         address: of a Ray cluster; None starts Ray on this machine.
         gpus_per_trial, cpus_per_trial: what each trial gets; None is decided by what the cluster has.
-        resume: go on with the search of that name.
+        memory_per_trial: GiB, counted by Ray.
+        pools: instead of these, several ways to give a trial what it needs, as `gpu=1,cpu=4`; earlier ones first.
+        runtime_env: a file in Ray's format: what the workers need beside our code.
+        storage: database of the study, as postgresql://USER:PASSWORD@HOST:PORT/DATABASE; None is a journal in the
+            search's own folder.
+        checkpoints: a path on a file system that all nodes share, or the URL of a store, as s3://bucket/prefix;
+            None keeps what trainings leave in the search's own folder.
+        tracking: MLflow's server, or a database for it; None is `mlflow.db` in `runs`.
+        artifacts: where MLflow keeps pictures and models of new experiments: a path or a URL.
+        resume: go on with the search of that name; it remembers the four places before, but no passwords.
         console: where to show progress; None shows nothing.
 
     Raises:
         InputError: something given cannot be; the message says what, where and what is allowed.
     """
     console = console or Console(quiet=True)
-    file = _file(space, trials)
+    file = _file(space, trials=trials, hours=hours, device_hours=device_hours)
     searched = _search_space(file, space)
     directory = _directory(Path(runs), name or file.name, resume)
+    if resume and earlier is not None:
+        raise InputError(f"--from {earlier} is for a new search; {directory.name} goes on with what it began with")
     dataset = None
     if evaluator is None:
         dataset = _dataset(file, space)
         evaluator = _evaluator(file, dataset, space)
     reference_point = _reference_point(searched, evaluator, dataset, space)
-    resources = _resources(cpus_per_trial, gpus_per_trial)
+    resources = Resources.asked(cpus=cpus_per_trial, gpus=gpus_per_trial, memory=memory_per_trial, pools=pools)
+    equipment = luggage(address, runtime_env)
+    database = None if storage is None else storages.address(storage)
+    given = Places(storage=database, checkpoints=checkpoints, tracking=tracking, artifacts=artifacts)
+    places = settle(directory, given, resume=resume)
     _announce(console, directory, searched)
-    with cluster(address):
+    with cluster(address, equipment):
         Share.of(resources)  # refuses what no node has, before anything is written
-        with _study(directory, file, evaluator, dataset, reference_point, resume=resume) as study:
-            tracker = MlflowTracker.local(Path(runs))
+        start = _warm_start(Path(runs), earlier, searched, dataset)
+        with _study(
+            directory, file, evaluator, dataset, reference_point, places.storage, start=start, resume=resume
+        ) as study:
+            places.write(directory)
+            if start is not None and earlier is not None:
+                start.bring(study, results.opened(Path(runs), earlier))
+                _note(console, start.note)
+            tracker = MlflowTracker.of(Path(runs), tracking=places.tracking, artifacts=places.artifacts)
             text = (
                 json.dumps(file.to_dict(), indent=2) if isinstance(space, Mapping) else Path(space).read_text("utf-8")
             )
-            settings = {"seed": file.search.seed, "trials": file.search.trials, "cluster": address or "local"}
+            budget = {name: getattr(file.search, name) for name in BUDGETS}
+            settings = {"seed": file.search.seed, "cluster": address or "local", **budget}
             tracker.start(space=file.name, search=directory.name, key=study.key, text=text, params=settings)
             keeper = Keeper(study, tracker)
             with Display(console, study) as display:
                 study.observers += [keeper, display]
-                over = execute(study, evaluator, address=address, resources=resources)
+                over = execute(study, evaluator, address=address, resources=resources, say=partial(_note, console))
+                study.interrupt(study.overspent or "interrupted")
             if over is not None:
                 _test(study, evaluator, resources, console)
                 if dataset is not None:
@@ -131,10 +173,16 @@ def run(
 
 def _announce(console: Console, directory: Path, space: SearchSpace) -> None:
     most = "" if space.exact else "at most "
-    said = f"{directory.name}: {most}{space.size:,} architectures, {space.file.search.trials} trials, in {directory}"
+    search = space.file.search
+    limits = [f"{getattr(search, name):g} {name.replace('_', ' ')}" for name in BUDGETS if getattr(search, name)]
+    said = f"{directory.name}: {most}{space.size:,} architectures, {', '.join(limits)}, in {directory}"
     console.print(said, markup=False, highlight=False, soft_wrap=True)
     for note in space.notes:
-        console.print(f"note: {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        _note(console, note)
+
+
+def _note(console: Console, note: str) -> None:
+    console.print(f"note: {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _test(study: Study, evaluator: Evaluator, resources: Resources, console: Console) -> None:
@@ -142,23 +190,30 @@ def _test(study: Study, evaluator: Evaluator, resources: Resources, console: Con
     waiting = [record for record in study.front.members if record.test_accuracy is None]
     if not waiting or not isinstance(evaluator, Tester):
         return
-    accuracies, faults = test_front(evaluator, waiting, study.checkpoint, resources=resources)
+    accuracies, faults = test_front(evaluator, waiting, checkpoints_of(study.directory), resources=resources)
     for number, accuracy in accuracies.items():
         study.annotate(number, test_accuracy=accuracy)
     for reason in dict.fromkeys(faults.values()):
         console.print(f"not tested: {reason}", style="yellow", markup=False, soft_wrap=True)
 
 
-_ENDINGS = {Idle.BUDGET: Ending.BUDGET, Idle.EXHAUSTED: Ending.EXHAUSTED, None: Ending.INTERRUPTED}
+_ENDINGS = {
+    Idle.BUDGET: Ending.BUDGET,
+    Idle.TIME: Ending.TIME,
+    Idle.EXHAUSTED: Ending.EXHAUSTED,
+    None: Ending.INTERRUPTED,
+}
 
 
-def _file(space: str | Path | Mapping[str, Any], trials: int | None) -> SpaceFile:
-    file = load(space)
-    if trials is None:
-        return file
-    if not isinstance(trials, int) or trials < 1:
-        raise InputError(f"--trials {trials}: at least one training must be started")
-    return file.model_copy(update={"search": file.search.model_copy(update={"trials": trials})})
+def _file(space: str | Path | Mapping[str, Any], **budget: float | None) -> SpaceFile:
+    file, given = load(space), {name: value for name, value in budget.items() if value is not None}
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')} {value}"
+        if name == "trials" and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{flag}: at least one training must be started")
+        if not 0 < value < math.inf:
+            raise InputError(f"{flag} is not a number above 0")
+    return file.model_copy(update={"search": file.search.model_copy(update=given)})
 
 
 def _search_space(file: SpaceFile, given: str | Path | Mapping[str, Any]) -> SearchSpace:
@@ -215,25 +270,39 @@ def _study(
     evaluator: Evaluator,
     dataset: Dataset | None,
     reference_point: Mapping[str, float],
+    storage: str | None,
     *,
+    start: WarmStart | None,
     resume: bool,
 ) -> Iterator[Study]:
     """A study with the lease on it; a new one that cannot even start leaves nothing behind."""
     data = _identity(dataset) if dataset else {}
     if resume:
-        study = studies.resume(directory, file, evaluator, data=data)
+        study = studies.resume(directory, file, evaluator, data=data, storage=storage)
     else:
-        study = studies.begin(directory, file, evaluator, reference_point=reference_point, data=data)
+        study = studies.begin(
+            directory, file, evaluator, reference_point=reference_point, data=data, storage=storage, start=start
+        )
     try:
         if dataset is not None:
             results.Inputs(classes=dataset.classes, preprocessing=dataset.preprocessing).write(directory)
         yield study
     except InputError:
         if not resume and not study.records():
-            shutil.rmtree(directory, ignore_errors=True)
+            studies.discard(directory, storage=storage)
+        with suppress(OSError):  # of a full disk the message speaks already
+            study.close()
         raise
-    finally:
+    except BaseException:
         study.close()
+        raise
+    study.close()
+
+
+def _warm_start(runs: Path, earlier: str | None, space: SearchSpace, dataset: Dataset | None) -> WarmStart | None:
+    if earlier is None:
+        return None
+    return warm_start(results.opened(runs, earlier), space, _identity(dataset) if dataset else {})
 
 
 def _identity(dataset: Dataset) -> dict[str, str]:
@@ -285,10 +354,3 @@ def _reference_point(
         else:
             point[name] = max(costs[name] for costs in feasible or plain)
     return point
-
-
-def _resources(cpus: float | None, gpus: float | None) -> Resources:
-    for flag, given, least in (("--cpus-per-trial", cpus, 1), ("--gpus-per-trial", gpus, 0)):
-        if given is not None and not least <= given < math.inf:
-            raise InputError(f"{flag} {given} is not a number from {least}")
-    return Resources(cpus=cpus, gpus=gpus)

@@ -1,29 +1,45 @@
-"""Rungs: who reached which fidelity with what, and who goes on from there.
+"""Rungs: who reached which fidelity with what, who goes on from there, and who waits.
 
-Applies the rule of `search.halving` to what it has seen; all of it can be told again after a crash. Knows no
-storage, no samplers, no workers.
+Applies the rule of `search.halving` to what it has seen; all of it can be told again after a crash, in the
+order of arrival. Knows no storage, no samplers, no workers.
 """
 
 from collections.abc import Mapping
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 
 from search.halving import Halving
 from search.ledger import Rung
-from search.pareto import Floats, Objectives
+from search.pareto import Objectives
 from spaces.schema import Search
+
+# A rung is ranked afresh once it has grown by a hundredth, so up to 200 trials at each arrival. Ranking costs
+# n log n; at every arrival it would cost n**2 log n over a search, so it costs a hundred times n log n.
+GROWTH = 100
+
+
+class Promotion(NamedTuple):
+    """A paused trial that may go on, and the rung from which it does."""
+
+    number: int
+    rung: Rung
 
 
 @final
 class Rungs:
-    """The rungs of a search."""
+    """The rungs of a search.
+
+    Args:
+        measured: the objectives that are not known before training; `asha` judges by the first of them.
+    """
 
     def __init__(self, search: Search, objectives: Objectives):
         self._search, self._objectives = search, objectives
         self._fidelities = search.fidelity.rungs
-        self._seen = {fidelity: _Seen(len(objectives.names)) for fidelity in self._fidelities}
+        self._seen = {fidelity: _Seen() for fidelity in self._fidelities}
         self._next: dict[int, int] = {}
+        self._measured = objectives.names
 
     @property
     def last(self) -> int:
@@ -34,66 +50,119 @@ class Rungs:
         """Fidelities that a trial has not reached yet."""
         return self._fidelities[self._next.get(number, 0) :]
 
-    def enter(self, number: int, rung: Rung) -> None:
-        """Counts a trial among those that reached a rung.
+    def enter(self, number: int, rung: Rung, *, guest: bool = False) -> None:
+        """Counts a trial among those that reached a rung, after all that came there before it.
+
+        Args:
+            guest: of an earlier search: compared with, but it takes no place from those who may go on.
 
         Raises:
             ValueError: a value is missing, NaN or infinite.
         """
-        self._seen[rung.fidelity].put(number, self._objectives.minimised([rung.values]))
+        point = self._objectives.minimised([rung.values])[0].tolist()
+        self._seen[rung.fidelity].put(number, tuple(point), rung, guest)
         self._next[number] = self._fidelities.index(rung.fidelity) + 1
 
+    def arrive(self, number: int, values: Mapping[str, float], *, goes_on: bool = False, guest: bool = False) -> Rung:
+        """Counts a trial among those that reached the rung ahead of it; as `enter`."""
+        fidelity = self.ahead(number)[0]
+        rung = Rung(fidelity=fidelity, place=len(self._seen[fidelity].numbers), values=values, goes_on=goes_on)
+        self.enter(number, rung, guest=guest)
+        return rung
+
     def judge(self, number: int, values: Mapping[str, float], measured: tuple[str, ...]) -> Rung:
-        """Whether a trial may go on from the rung ahead of it, judged among all that reached it so far.
+        """Whether a trial may go on at once from the rung ahead of it; else it waits for `promotion`.
 
         Args:
             values: every objective, in its own direction.
             measured: the objectives that are not known before training.
         """
-        rung = Rung(fidelity=self.ahead(number)[0], values=values, goes_on=False)
-        self.enter(number, rung)
+        self._measured = measured or self._measured
+        rung = self.arrive(number, values)
         if rung.fidelity == self.last:
             return rung
         seen = self._seen[rung.fidelity]
-        rule = Halving(reduction=self._search.fidelity.reduction, objectives=self._columns(measured))
-        goes_on = rule.goes_on(seen.points, seen.place(number))
-        return Rung(fidelity=rung.fidelity, values=values, goes_on=goes_on)
+        if self._search.scheduler == "none" or number in seen.waiting(self._rule):
+            return seen.let_go(number).rung
+        return rung
 
-    def _columns(self, measured: tuple[str, ...]) -> tuple[int, ...]:
+    def promotion(self) -> Promotion | None:
+        """The best that waits at the highest rung where anyone may go on; it then counts as gone on."""
+        for fidelity in reversed(self._fidelities[:-1]):
+            for number in self._seen[fidelity].waiting(self._rule):
+                return self._seen[fidelity].let_go(number)
+        return None
+
+    def settle(self) -> None:
+        """Ranks every rung as it stands: nobody is about to arrive."""
+        for seen in self._seen.values():
+            seen.settle()
+
+    def close(self, number: int) -> None:
+        """A trial that has ended waits no longer, though it still counts among those that were seen."""
+        for seen in self._seen.values():
+            seen.closed.add(number)
+
+    @property
+    def _rule(self) -> Halving:
         names = self._objectives.names
-        if self._search.scheduler == "none":
-            return ()
-        if self._search.scheduler == "asha":
-            return (names.index((measured or names)[0]),)
-        return tuple(range(len(names)))
+        judged = [names.index(self._measured[0])] if self._search.scheduler == "asha" else range(len(names))
+        return Halving(reduction=self._search.fidelity.reduction, objectives=judged)
 
-    def why_stopped(self, rung: Rung) -> str:
-        """The verdict in words, for the record."""
-        fidelity = self._search.fidelity
-        return (
-            f"not in the best 1/{fidelity.reduction} of {len(self._seen[rung.fidelity].points)} trials "
-            f"at {fidelity.unit} {rung.fidelity}"
-        )
+    def verdict(self, number: int) -> str:
+        """Why a trial waits at the rung that it reached last, in words."""
+        how, rung = self._search.fidelity, self._fidelities[self._next[number] - 1]
+        return f"not in the best 1/{how.reduction} of {len(self._seen[rung].numbers)} trials at {how.unit} {rung}"
 
 
 class _Seen:
-    """Points of one rung in the order of their trials, whichever came first.
+    """One rung.
 
     Attributes:
-        points: (n, d), to be minimised.
+        numbers: of the trials that reached it, in the order of arrival.
+        closed: those that have gone on, or cannot.
+
+    Of those that came, one in `reduction` goes on and no more: as points arrive others are among the best, and all
+    that ever were are many more than one in so many. Only in the end the best go on whatever went on before.
     """
 
-    def __init__(self, objectives: int):
-        self._numbers = np.empty(0, dtype=np.int64)
-        self.points = np.empty((0, objectives))
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.closed: set[int] = set()
+        self._points: list[tuple[float, ...]] = []
+        self._rungs: dict[int, Rung] = {}
+        self._ranked, self._due = 0, 0  # how many of the first arrivals are ranked, and how many are to be
+        self._best: list[int] = []
+        self._came, self._gone = 0, 0  # guests not counted
+        self._settled = False
 
-    def place(self, number: int) -> int:
-        return int(np.searchsorted(self._numbers, number))
+    def put(self, number: int, point: tuple[float, ...], rung: Rung, guest: bool) -> None:
+        self.numbers.append(number)
+        self._points.append(point)
+        self._rungs[number] = rung
+        self._came += not guest
+        self._settled = False
+        if rung.goes_on:
+            self.closed.add(number)
+            self._gone += not guest
+        if len(self.numbers) >= self._due + max(1, self._due // GROWTH):
+            self._due = len(self.numbers)
 
-    def put(self, number: int, point: Floats) -> None:
-        place = self.place(number)
-        if place < len(self._numbers) and self._numbers[place] == number:
-            self.points[place] = point
-        else:
-            self._numbers = np.insert(self._numbers, place, number)
-            self.points = np.insert(self.points, place, point, axis=0)
+    def settle(self) -> None:
+        self._due, self._settled = len(self.numbers), True
+
+    def waiting(self, rule: Halving) -> list[int]:
+        """Numbers of those that may go on and have not, the best first."""
+        if self._ranked != self._due:
+            self._ranked = self._due
+            self._best = [self.numbers[index] for index in rule.best(np.array(self._points[: self._due]))]
+        self._best = [number for number in self._best if number not in self.closed]
+        room = len(self._best) if self._settled else rule.keeps(self._came) - self._gone
+        return self._best[: max(0, room)]
+
+    def let_go(self, number: int) -> Promotion:
+        self.closed.add(number)
+        self._gone += 1
+        rung = self._rungs[number]
+        self._rungs[number] = Rung(fidelity=rung.fidelity, place=rung.place, values=rung.values, goes_on=True)
+        return Promotion(number, self._rungs[number])

@@ -1,32 +1,38 @@
 """The studies of a folder: begun, gone on with, read. One driver writes a study at a time.
 
     NAME/study.journal    every proposal and what became of it (Optuna's journal; optuna-dashboard opens it)
+    NAME/places.json      where the study is instead: in a database, under the name of the folder
     NAME/driver.lock      held by the driver
     NAME/trials/N/        what the training of trial N keeps
 
 Knows where a study is kept and what makes it this search; nothing of proposals or training.
 """
 
+import shutil
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import JournalStorage
 
 from search.evaluator import Evaluator
 from search.lease import Lease
+from search.places import Places, public
 from search.samplers.dialogue import Dialogue
+from search.storages import JOURNAL, Database, address, storage_of
 from search.study import Study
+from search.warm_start import WarmStart
 from spaces import InputError, SpaceFile, load
+from spaces.schema import BUDGETS
 
 HEADER = "search"  # the study's attribute that says what is searched, and that it has begun
-JOURNAL = "study.journal"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -35,12 +41,14 @@ def exists(directory: Path, *, storage: str | None = None) -> bool:
     """Whether a search has begun there.
 
     Raises:
-        InputError: its journal is damaged.
+        InputError: its journal is damaged, or its database cannot be reached.
     """
+    storage = storage or Places.read(directory).storage
     if storage is None and not (directory / JOURNAL).exists():
         return False
     try:
-        return HEADER in _load(directory, storage).user_attrs
+        with _open(directory, storage) as opened:
+            return HEADER in _load(directory, opened).user_attrs
     except KeyError:
         return False
 
@@ -53,6 +61,7 @@ def begin(
     reference_point: Mapping[str, float],
     data: Mapping[str, str] = MappingProxyType({}),
     storage: str | None = None,
+    start: WarmStart | None = None,
 ) -> Study:
     """A new search.
 
@@ -60,27 +69,44 @@ def begin(
         directory: of the search; made where it is missing. Its name is the name of the study.
         reference_point: by objective, in its own direction; kept for good.
         data: what tells the evaluator's data from others, in words; a search goes on with the same only.
-        storage: URL of a database that Optuna knows, instead of the journal in the directory.
+        storage: address of a database, instead of the journal in the directory. It is kept there without its
+            password, which whoever reads or resumes the search gives again, or has where libpq finds it.
+        start: what an earlier search has found that helps this one.
 
     Raises:
-        InputError: there is a search already, or another driver is at work.
+        InputError: there is a search already, another driver is at work, or the database cannot be used.
     """
+    storage = storage or Places.read(directory).storage
+    for place in {None, storage}:
+        if exists(directory, storage=place):
+            raise InputError(f"{_named(directory, place)} holds a search already; resume it, or choose another name")
     directory.mkdir(parents=True, exist_ok=True)
     with _lease(directory) as lease:
-        if exists(directory, storage=storage):
-            raise InputError(f"{directory} holds a search already; resume it, or choose another name")
+        _remember(directory, storage)
+        opened = lease.also.enter_context(_open(directory, storage))
         study = optuna.create_study(
-            storage=_storage(directory, storage),
+            storage=opened,
             study_name=directory.name,
             directions=list(file.objectives.values()),
             load_if_exists=True,
         )
+        _hold(study, opened, lease)
+        if HEADER in study.user_attrs:
+            raise InputError(f"{_named(directory, storage)} was begun by another run just now; choose another name")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(list(file.objectives))  # for optuna-dashboard
-        header = {"space": file.to_dict(), "reference_point": dict(reference_point), "data": dict(data)}
-        study.set_user_attr(HEADER, header | {"key": uuid.uuid4().hex})
-        return _study(directory, study, file, evaluator, lease)
+        header = {
+            "space": file.to_dict(),
+            "reference_point": dict(reference_point),
+            "data": dict(data),
+            "key": uuid.uuid4().hex,
+        }
+        begun = _study(directory, study, header, file, evaluator, lease)
+        if start is not None:
+            start.put(begun)
+        study.set_user_attr(HEADER, header)
+        return begun
 
 
 def resume(
@@ -91,19 +117,25 @@ def resume(
     data: Mapping[str, str] = MappingProxyType({}),
     storage: str | None = None,
 ) -> Study:
-    """A search that was begun, to go on where it stands; the number of trials may differ.
+    """A search that was begun, to go on where it stands; the budget may differ.
 
     Raises:
         InputError: there is none, it searches something else or on other data, or another driver is at work.
     """
+    storage = storage or Places.read(directory).storage
     if not exists(directory, storage=storage):
-        raise InputError(f"{directory} holds no search that could be resumed; start it without resuming")
+        place = _named(directory, storage)
+        raise InputError(f"{place} holds no search that could be resumed; start it without resuming")
+    directory.mkdir(parents=True, exist_ok=True)
     with _lease(directory) as lease:
         if storage is None:
             _repair(directory / JOURNAL)
-        study = _load(directory, storage)
+        _remember(directory, storage)
+        opened = lease.also.enter_context(_open(directory, storage))
+        study = _load(directory, opened)
+        _hold(study, opened, lease)
         before = load(study.user_attrs[HEADER]["space"])
-        search = file.search.model_copy(update={"trials": before.search.trials})
+        search = file.search.model_copy(update={name: getattr(before.search, name) for name in BUDGETS})
         changes = before.changes(file.model_copy(update={"search": search}))
         if changes:
             raise InputError(
@@ -115,7 +147,7 @@ def resume(
                     f"{directory} was begun on other data: {name} was {was} and is now {data.get(name)}. "
                     "Undo that, or start a new search"
                 )
-        return _study(directory, study, file, evaluator, lease)
+        return _study(directory, study, study.user_attrs[HEADER], file, evaluator, lease)
 
 
 def read(directory: Path, *, storage: str | None = None) -> Study:
@@ -124,10 +156,23 @@ def read(directory: Path, *, storage: str | None = None) -> Study:
     Raises:
         InputError: there is none.
     """
+    storage = storage or Places.read(directory).storage
     if not exists(directory, storage=storage):
-        raise InputError(f"{directory} holds no search")
-    study = _load(directory, storage)
-    return _study(directory, study, load(study.user_attrs[HEADER]["space"]), None, None)
+        raise InputError(f"{_named(directory, storage)} holds no search")
+    with _open(directory, storage) as opened:
+        study = _load(directory, opened)
+        header = study.user_attrs[HEADER]
+        return _study(directory, study, header, load(header["space"]), None, None)
+
+
+def discard(directory: Path, *, storage: str | None = None) -> None:
+    """Takes back a search that could not even start: its directory, and its study where that has no trials."""
+    storage = storage or Places.read(directory).storage
+    if storage is not None:
+        with suppress(InputError, KeyError), _open(directory, storage) as opened:
+            if not _load(directory, opened).trials:
+                optuna.delete_study(study_name=directory.name, storage=opened)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager
@@ -142,33 +187,60 @@ def _lease(directory: Path) -> Iterator[Lease]:
 
 
 def _study(
-    directory: Path, study: optuna.Study, file: SpaceFile, evaluator: Evaluator | None, lease: Lease | None
+    directory: Path,
+    study: optuna.Study,
+    header: Mapping[str, Any],
+    file: SpaceFile,
+    evaluator: Evaluator | None,
+    lease: Lease | None,
 ) -> Study:
     return Study(
         Dialogue(study, sampler=file.search.sampler, seed=file.search.seed, trials=file.search.trials),
         file,
-        reference_point=study.user_attrs[HEADER]["reference_point"],
-        key=study.user_attrs[HEADER]["key"],
+        reference_point=header["reference_point"],
+        key=header["key"],
+        data=header["data"],
         directory=directory,
         evaluator=evaluator,
         lease=lease,
     )
 
 
-def _load(directory: Path, storage: str | None) -> optuna.Study:
+def _load(directory: Path, opened: JournalStorage | Database) -> optuna.Study:
     """
     Raises:
         KeyError: no such study.
-        InputError: the journal is damaged.
+        InputError: the journal is damaged, or the database does not answer.
     """
     try:
-        return optuna.load_study(study_name=directory.name, storage=_storage(directory, storage))
+        return optuna.load_study(study_name=directory.name, storage=opened)
     except (ValueError, OSError, AssertionError, TypeError) as error:  # whatever Optuna makes of a strange journal
         raise InputError(f"{directory / JOURNAL} is damaged and cannot be read: {error}") from error
 
 
-def _storage(directory: Path, url: str | None) -> str | BaseStorage:
-    return JournalStorage(JournalFileBackend(str(directory / JOURNAL))) if url is None else url
+@contextmanager
+def _open(directory: Path, url: str | None) -> Iterator[JournalStorage | Database]:
+    opened = storage_of(directory, url)
+    try:
+        yield opened
+    finally:
+        if isinstance(opened, Database):
+            opened.close()
+
+
+def _hold(study: optuna.Study, opened: JournalStorage | Database, lease: Lease) -> None:
+    """Extends a lease on a directory to the study in a database, which drivers elsewhere can reach too."""
+    if isinstance(opened, Database):
+        lease.also.callback(opened.hold(study._study_id).release)
+
+
+def _remember(directory: Path, url: str | None) -> None:
+    if url is not None:
+        replace(Places.read(directory), storage=address(url)).write(directory)
+
+
+def _named(directory: Path, url: str | None) -> str:
+    return str(directory) if url is None else f"{directory.name} in {public(address(url))}"
 
 
 def _repair(journal: Path) -> None:

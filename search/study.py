@@ -7,8 +7,9 @@ does not know who trains: `next` hands out work, `report` takes measurements and
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import ledger
 from search.book import Book
+from search.budget import Clock, shares
 from search.evaluator import Evaluator, Measurement
 from search.gate import Gate
 from search.lease import Lease
@@ -25,10 +27,11 @@ from search.record import Front, State, TrialRecord
 from search.rungs import Rungs
 from search.samplers import telling
 from search.samplers.dialogue import DRAWN, Dialogue, Proposal
-from search.untried import untried
+from search.untried import Answers, untried
 from search.work import Assignment, Idle, Observer, reaches
 from spaces import Architecture, SearchSpace, SpaceFile
 
+CLOCK = "clock"  # attribute of the study: hours that drivers have spent on it
 FREE_IN_A_ROW = 50  # proposals that need no training after which the driver draws by itself
 
 
@@ -39,6 +42,7 @@ class Study:
     Args:
         reference_point: of the hypervolume, by objective, in its own direction.
         key: no other search has it.
+        data: what tells the evaluator's data from others, in words.
         directory: of the search.
         evaluator: for the costs; without one the study can only be read.
         lease: on the directory of the search; held until `close`.
@@ -51,37 +55,40 @@ class Study:
         *,
         reference_point: Mapping[str, float],
         key: str,
+        data: Mapping[str, str],
         directory: Path,
         evaluator: Evaluator | None = None,
         lease: Lease | None = None,
     ):
         self.key, self.directory, self._lease = key, directory, lease
-        self.file, self.reference_point = file, reference_point
+        self.file, self.reference_point, self.data = file, reference_point, data
         self.objectives = Objectives(directions=file.objectives)
         self.observers: list[Observer] = []
         self._dialogue = dialogue
         self._book = Book(self.objectives, reference_point)
         self._rungs = Rungs(file.search, self.objectives)
+        self._clock = Clock(dialogue.noted(CLOCK), partial(dialogue.note, CLOCK))
         self._diary = Diary(dialogue.write)
-        self._adopted: deque[int] = deque()  # trainings left by a driver that died
+        self._adopted: deque[int] = deque()  # trainings that were cut short, by a driver's death or the end of time
         self._cut: FrozenTrial | None = None  # a proposal that a crash cut in half
         self._drawn = False  # the next proposal is settled
         self._row = 0  # proposals of the sampler in a row that needed no training
+        self._gate = None if evaluator is None else Gate(evaluator, file.constraints)
         if evaluator is not None:
-            self._gate = Gate(evaluator, file.constraints)
             self._space = SearchSpace(file)
             self._untried = untried(self._space, file.search.seed, self._wanted)
         self._restore(writing=evaluator is not None)
 
-    def checkpoint(self, number: int) -> Path:
-        """The directory, absolute, that the training of a trial has for itself."""
-        return self.directory.resolve() / "trials" / str(number)
-
     def close(self) -> None:
         """Writes what is still to be written, and lets another driver have the search."""
-        self._diary.close()
-        if self._lease is not None:
-            self._lease.release()
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return  # only read, or closed already
+        try:
+            self._diary.close()
+            self._clock.close()
+        finally:
+            lease.release()
 
     # Reading
 
@@ -91,9 +98,25 @@ class Study:
         return self._book.front
 
     @property
-    def remaining(self) -> int:
-        """Trainings to be handed out: not yet started, or left by a driver that died."""
-        return max(0, self.file.search.trials - self._book.started) + len(self._adopted)
+    def spent(self) -> dict[str, float]:
+        """What share of each limit of the budget is spent, by its name; of the trials, those that have ended."""
+        ended = sum(n for state, n in self._book.counts().items() if state.counts) - self._book.inherited
+        return shares(self.file.search, trials=ended, hours=self._clock.hours, device_hours=self._book.device_s / 3600)
+
+    @property
+    def overspent(self) -> str:
+        """Why nothing more may be trained though trials are left; empty while there is time."""
+        search, spent = self.file.search, self.spent
+        for name in ("hours", "device_hours"):
+            if spent.get(name, 0.0) >= 1.0:
+                return f"the budget of {getattr(search, name):g} {name.replace('_', ' ')} is spent"
+        return ""
+
+    @property
+    def remaining(self) -> float:
+        """Trainings that are not running and may still run: not yet started, or left; infinite without a limit."""
+        unstarted = (self.file.search.trials or math.inf) - self._book.started
+        return max(0, unstarted) + len(self._adopted) + sum(1 for _ in self._waiting())
 
     def records(self) -> list[TrialRecord]:
         """All trials in the order of their numbers."""
@@ -109,18 +132,92 @@ class Study:
         self._book.put(record)
         return record
 
+    def answers(self, number: int) -> Answers:
+        """What was decided to come to the architecture of a trial."""
+        return self._dialogue.answers(number)
+
+    # Starting from what is known
+
+    def inherit(self, earlier: TrialRecord, answers: Answers, origin: str) -> TrialRecord:
+        """Takes over a trial of another search, whose values hold here; it costs nothing of the budget.
+
+        Called for the same trials again after a crash, it takes over the rest.
+
+        Args:
+            earlier: complete or stopped.
+            answers: in this space, that lead to its architecture.
+            origin: `NAME/NUMBER`.
+        """
+        if not self._drawn and self._cut is None:  # else a crash has come between
+            self._dialogue.enqueue(answers)
+        number = self._dialogue.ask(self._space, self._cut).number
+        self._cut, self._drawn = None, False
+        record = replace(earlier, number=number, origin=origin, mlflow_run_id=None)
+        for measurement in record.history:
+            self._diary.add(number, measurement, at_once=False)
+            ahead = self._rungs.ahead(number)
+            if ahead and reaches(measurement, ahead[0], self._measured(record)):
+                goes_on = record.state is State.COMPLETE or record.fidelity > ahead[0]
+                values = self._values(record, measurement)
+                rung = self._rungs.arrive(number, values, goes_on=goes_on, guest=True)
+                self._dialogue.write(number, *ledger.rung_attribute(rung))
+        self._diary.flush(number)
+        for attribute, value in [("origin", origin), *ledger.ending(record), *ledger.proposal(record)]:
+            self._dialogue.write(number, attribute, value)
+        self._rungs.close(number)
+        self._book.put(record)
+        self._tell(record)
+        return record
+
+    def propose(self, answers: Sequence[Answers]) -> None:
+        """Makes these the next proposals, in their order; but for as many as wait already, from before a crash."""
+        for given in answers[self._dialogue.waiting() :]:
+            self._dialogue.enqueue(given)
+            self._drawn = True
+
     # Proposing
 
     def next(self, patience_s: float = math.inf) -> Assignment | Idle:
-        """Work for one worker: first what a dead driver left, then what the sampler proposes.
+        """Work for one worker: what was cut short, then what may go on from a rung, then what the sampler proposes.
+
+        When nothing is left to start and nothing runs, what still waits at a rung is stopped.
 
         Args:
             patience_s: how long to go on, about, over proposals that need no training.
         """
+        if self.overspent:
+            return Idle.TIME
         if self._adopted:
             return self._assignment(self._adopted.popleft())
-        deadline = time.monotonic() + patience_s
-        while self._book.started < self.file.search.trials:
+        if (promoted := self._promoted()) is not None:
+            return self._assignment(promoted)
+        found = self._propose(time.monotonic() + patience_s)
+        if isinstance(found, Assignment) or found is Idle.LATER:
+            return found
+        if self._book.counts()[State.RUNNING]:
+            return Idle.LATER  # until they have come to their rungs
+        self._rungs.settle()
+        if (promoted := self._promoted()) is not None:
+            return self._assignment(promoted)
+        for record in list(self._waiting()):
+            self._end(replace(record, state=State.STOPPED, reason=self._rungs.verdict(record.number)))
+        return found
+
+    def _promoted(self) -> int | None:
+        """Lets the best go on that may."""
+        promotion = self._rungs.promotion()
+        if promotion is None:
+            return None
+        self._dialogue.write(promotion.number, *ledger.rung_attribute(promotion.rung))
+        return promotion.number
+
+    def _waiting(self) -> Iterator[TrialRecord]:
+        """Those that wait at a rung."""
+        return (self._book[number] for number in self._dialogue.paused)
+
+    def _propose(self, deadline: float) -> Assignment | Idle:
+        """The next proposal that is to be trained."""
+        while self._book.started < (self.file.search.trials or math.inf):
             if self._row >= FREE_IN_A_ROW and self._cut is None and not self._drawn:
                 idle = self._draw(deadline)
                 if idle is not None:
@@ -144,11 +241,13 @@ class Study:
         return Idle.EXHAUSTED
 
     def _wanted(self, architecture: Architecture) -> bool:
+        assert self._gate is not None
         untrained = self._book.training_of(architecture.id) is None
         return untrained and self._gate.check(architecture).feasible
 
     def _judge(self, proposal: Proposal) -> TrialRecord:
         """Stores a proposal, and ends it here if it is not to be trained."""
+        assert self._gate is not None
         architecture, now = proposal.architecture, time.time()
         checked, earlier = self._gate.check(architecture), self._book.training_of(architecture.id)
         record = TrialRecord(
@@ -182,6 +281,11 @@ class Study:
 
     def _assignment(self, number: int) -> Assignment:
         record = self._book[number]
+        if record.state is State.PAUSED:
+            self._dialogue.resume(number)
+            self._dialogue.write(number, ledger.PAUSED, "")
+            record = replace(record, state=State.RUNNING, reason="")
+            self._book.put(record)
         for observer in self.observers:
             observer.started(record)
         return Assignment(
@@ -201,8 +305,9 @@ class Study:
     def report(self, number: int, measurement: Measurement) -> bool:
         """Takes a measurement of a running trial; says whether it goes on training.
 
-        At a rung all is stored before this returns, and the trial may end: complete, stopped, or failed where
-        an objective is not a number. Between rungs it is stored within about a second.
+        At a rung all is stored before this returns, and the trial may be paused, or end: complete, or failed where
+        an objective is not a number. Between rungs it is stored within about a second. Where the hours of the
+        budget are spent it is paused in any case.
         """
         record = self._book[number]
         if record.state is not State.RUNNING:
@@ -213,14 +318,17 @@ class Study:
         self._book.put(record)
         at_rung = reaches(measurement, self._rungs.ahead(number)[0], self._measured(record))
         self._diary.add(number, measurement, at_once=at_rung)
-        for observer in self.observers:
-            observer.measured(record)
-        return self._pass(record, measurement) if at_rung else True
+        goes_on = not at_rung or self._pass(record, measurement)
+        if goes_on and self.overspent:
+            self._pause(self._book[number], self.overspent)
+        if self._book[number].state.open:
+            for observer in self.observers:
+                observer.measured(self._book[number])
+        return self._book[number].state is State.RUNNING
 
     def _pass(self, record: TrialRecord, measurement: Measurement) -> bool:
-        """Judges a trial at a rung."""
-        known = {**measurement.values, **record.costs}
-        values = {name: float(known[name]) for name in self.objectives.names}
+        """Judges a trial at a rung; whether it goes on."""
+        values = self._values(record, measurement)
         for name, value in values.items():
             if not math.isfinite(value):
                 unit = self.file.search.fidelity.unit
@@ -231,13 +339,36 @@ class Study:
         self._act(record.number, rung)
         return rung.goes_on
 
+    def _values(self, record: TrialRecord, measurement: Measurement) -> dict[str, float]:
+        """Every objective, as a rung has it."""
+        known = {**measurement.values, **record.costs}
+        return {name: float(known[name]) for name in self.objectives.names}
+
     def _act(self, number: int, rung: Rung) -> None:
-        """Ends a trial that does not go on."""
+        """Ends a trial at full fidelity; pauses one that does not go on at once."""
         if rung.fidelity == self._rungs.last:
             self._end(replace(self._book[number], state=State.COMPLETE, values=rung.values))
         elif not rung.goes_on:
-            reason = self._rungs.why_stopped(rung)
-            self._end(replace(self._book[number], state=State.STOPPED, reason=reason))
+            record = self._book[number]
+            if not record.reason:
+                record = self._pause(record, self._rungs.verdict(number))
+            self._dialogue.pause(number, **self._told(replace(record, state=State.STOPPED)))
+
+    def _pause(self, record: TrialRecord, reason: str) -> TrialRecord:
+        """Interrupts a training; its checkpoint stays."""
+        self._diary.flush(record.number)
+        record = replace(record, state=State.PAUSED, reason=reason)
+        self._dialogue.write(record.number, ledger.PAUSED, reason)
+        self._book.put(record)
+        return record
+
+    def interrupt(self, reason: str) -> None:
+        """Says of trainings that still count as running that nobody trains them: whoever resumes goes on with them."""
+        for record in self._book.records():
+            if record.state is State.RUNNING:
+                paused = self._pause(record, reason)
+                for observer in self.observers:
+                    observer.measured(paused)
 
     def give_back(self, number: int) -> None:
         """Takes a running trial back from a worker that is gone; `next` hands it out again."""
@@ -254,25 +385,32 @@ class Study:
         record = replace(record, ended=time.time())
         for attribute, value in ledger.ending(record):
             self._dialogue.write(record.number, attribute, value)
+        self._rungs.close(record.number)
         self._book.put(record)
+        self._clock.tick()
         self._tell(record)
 
     def _tell(self, record: TrialRecord) -> None:
         for observer in self.observers:
             observer.ended(record)
+        self._dialogue.tell(record.number, **self._told(record))
+
+    def _told(self, record: TrialRecord) -> dict[str, Any]:
+        """A trial as the sampler is to hear of it."""
         same = record if record.duplicate_of is None else self._book[record.duplicate_of]
         known = telling.learnable(same, self.reference_point)
-        self._dialogue.tell(
-            record.number,
-            record.state,
-            values=[known[name] for name in self.objectives.names],
-            violations=telling.violations(record, self.file.constraints, full=self._rungs.last),
-        )
+        return {
+            "state": record.state,
+            "values": [known[name] for name in self.objectives.names],
+            "violations": telling.violations(record, self.file.constraints, full=self._rungs.last),
+        }
 
     # After a crash
 
     def _restore(self, *, writing: bool) -> None:
         """Reads every trial; with `writing` also ends, adopts or keeps for later what was cut short."""
+        arrivals: list[tuple[int, Rung]] = []
+        unfinished: list[FrozenTrial] = []
         for frozen in self._dialogue.trials():
             if frozen.state is TrialState.WAITING:
                 self._drawn = True
@@ -280,18 +418,29 @@ class Study:
                 self._cut = frozen if frozen.state is TrialState.RUNNING else None
                 continue
             record = ledger.read(frozen.number, self._dialogue.annotated(frozen))
-            if record.state is State.RUNNING and frozen.state.is_finished():
+            if record.state.open and frozen.state.is_finished():
                 record = replace(record, state=State.FAILED, reason="ended by another program")
             self._remember(record, drawn=DRAWN in frozen.user_attrs)
-            reached = ledger.rungs(frozen.user_attrs)
-            for rung in reached:
-                self._rungs.enter(frozen.number, rung)
-            if writing and frozen.state is TrialState.RUNNING:
-                self._dialogue.reopen(frozen)
-                self._diary.resume(frozen.number, frozen.user_attrs)
-                if record.state is not State.RUNNING:
-                    self._tell(record)
-                elif reached and not reached[-1].goes_on:
-                    self._act(frozen.number, reached[-1])
-                else:
-                    self._adopted.append(frozen.number)
+            arrivals += [(frozen.number, rung) for rung in ledger.rungs(frozen.user_attrs)]
+            if frozen.state is TrialState.RUNNING:
+                unfinished.append(frozen)
+            else:
+                self._rungs.close(frozen.number)
+        for number, rung in sorted(arrivals, key=lambda arrival: arrival[1].place):
+            self._rungs.enter(number, rung, guest=self._book[number].origin is not None)
+        if writing:
+            for frozen in unfinished:
+                self._take_up(frozen)
+
+    def _take_up(self, frozen: FrozenTrial) -> None:
+        """Goes on with a trial where a driver left it."""
+        record, reached = self._book[frozen.number], ledger.rungs(frozen.user_attrs)
+        self._dialogue.reopen(frozen)
+        self._diary.resume(frozen.number, frozen.user_attrs)
+        if not record.state.open:
+            self._rungs.close(record.number)
+            self._tell(record)
+        elif reached and not reached[-1].goes_on:
+            self._act(record.number, reached[-1])
+        else:
+            self._adopted.append(record.number)

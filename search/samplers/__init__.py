@@ -27,17 +27,17 @@ class Sampler:
     """A way to propose.
 
     Attributes:
-        make: (seed, trials of the whole search) -> an Optuna sampler.
+        make: (seed, trials of the whole search if that is known) -> an Optuna sampler.
         telling: how a trial that ended in each state is told to it.
         about: one line for the user.
     """
 
-    make: Callable[[int, int], BaseSampler]
+    make: Callable[[int, int | None], BaseSampler]
     telling: Mapping[State, Telling]
     about: str
 
 
-def _tpe(seed: int, _: int) -> BaseSampler:
+def _tpe(seed: int, _: int | None) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=STARTUP)
@@ -57,7 +57,7 @@ class _Gp(GPSampler):
             torch.set_num_threads(threads)
 
 
-def _gp(seed: int, _: int) -> BaseSampler:
+def _gp(seed: int, _: int | None) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return _Gp(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
@@ -70,12 +70,12 @@ class _Nsga2(NSGAIISampler):
         return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
 
 
-def _nsga2(seed: int, trials: int) -> BaseSampler:
+def _nsga2(seed: int, trials: int | None) -> BaseSampler:
     """At least five generations in the budget, of 8 to 50 (Optuna's default) each."""
-    return _Nsga2(seed=seed, population_size=min(50, max(8, trials // 5)))
+    return _Nsga2(seed=seed, population_size=50 if trials is None else min(50, max(8, trials // 5)))
 
 
-def _random(seed: int, _: int) -> BaseSampler:
+def _random(seed: int, _: int | None) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
@@ -88,7 +88,7 @@ SAMPLERS: Mapping[str, Sampler] = {
 DEFAULT = "tpe"  # what `auto` means
 
 
-def make(name: str, *, seed: int, trials: int) -> tuple[BaseSampler, Mapping[State, Telling]]:
+def make(name: str, *, seed: int, trials: int | None) -> tuple[Seeded, Mapping[State, Telling]]:
     """The sampler of that name, whose proposals depend only on what it was told, the seed and the trial's number."""
     sampler = SAMPLERS[DEFAULT if name == "auto" else name]
     return Seeded(lambda derived: sampler.make(derived, trials), seed), sampler.telling

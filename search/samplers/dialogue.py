@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.record import State
 from search.samplers import make
+from search.samplers.seen import stand_in
 from search.samplers.telling import Telling
 from search.untried import Answers
 from spaces import Architecture, Parameter, SearchSpace
@@ -34,6 +35,16 @@ class Proposal:
     drawn: bool
 
 
+class _Unqueued(optuna.Study):
+    """The same study where nothing is enqueued: Optuna looks at every trial to find that out, at every `ask`."""
+
+    def __init__(self, study: optuna.Study):
+        self.__dict__.update(study.__dict__)
+
+    def _pop_waiting_trial_id(self) -> int | None:
+        return None
+
+
 class Dialogue:
     """Talks with one Optuna study.
 
@@ -49,13 +60,15 @@ class Dialogue:
         *,
         sampler: str,
         seed: int,
-        trials: int,
+        trials: int | None,
         table: Mapping[State, Telling] | None = None,
     ):
         self.study = study
-        self.study.sampler, own = make(sampler, seed=seed, trials=trials)
+        self._sampler, own = make(sampler, seed=seed, trials=trials)
+        self.study.sampler = self._sampler
         self._table = own if table is None else table
         self._open: dict[int, optuna.Trial] = {}
+        self._enqueued, self._unqueued = self.waiting(), _Unqueued(study)
         self._notes = {
             int(key.removeprefix(NOTE)): note for key, note in study.user_attrs.items() if key.startswith(NOTE)
         }
@@ -66,7 +79,11 @@ class Dialogue:
 
     def ask(self, space: SearchSpace, unfinished: FrozenTrial | None = None) -> Proposal:
         """A new proposal, or the same again for one that a crash cut in half."""
-        trial = self.study.ask() if unfinished is None else self.reopen(unfinished)
+        if unfinished is not None:
+            trial = self.reopen(unfinished)
+        else:
+            trial = (self.study if self._enqueued else self._unqueued).ask()
+            self._enqueued = max(0, self._enqueued - 1)
         self._open[trial.number] = trial
 
         def choose(parameter: Parameter) -> Label:
@@ -84,6 +101,43 @@ class Dialogue:
     def enqueue(self, answers: Answers) -> None:
         """Makes these answers the next proposal."""
         self.study.enqueue_trial(dict(answers), user_attrs={DRAWN: True})
+        self._enqueued += 1
+
+    def pause(self, number: int, state: State, *, values: Sequence[float], violations: Mapping[str, float]) -> None:
+        """Lets the sampler take a running trial for one that ended, for as long as it waits; as `tell`."""
+        told = self._table[state]
+        complete = told.state is TrialState.COMPLETE
+        self._sampler.paused[number] = stand_in(
+            self._open[number],
+            told.state,
+            list(values) if complete else None,
+            violations if complete or told.violated else {},
+        )
+
+    def resume(self, number: int) -> None:
+        """Takes back that it is paused."""
+        self._sampler.paused.pop(number, None)
+
+    @property
+    def paused(self) -> tuple[int, ...]:
+        """Numbers of trials that wait, in the order in which they came to."""
+        return tuple(self._sampler.paused)
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps something with the study."""
+        self.study.set_user_attr(name, value)
+
+    def noted(self, name: str) -> Any:
+        """What was kept, or None."""
+        return self.study.user_attrs.get(name)
+
+    def answers(self, number: int) -> Answers:
+        """What was decided in a trial."""
+        return self.trials()[number].params
+
+    def waiting(self) -> int:
+        """How many proposals are enqueued."""
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def write(self, number: int, attribute: str, value: Any) -> None:
         self._open[number].set_user_attr(attribute, value)
@@ -109,6 +163,7 @@ class Dialogue:
             violations: by constraint; above 0 is violated. The same names in the same order for every trial,
                 since the GP sampler wants them so.
         """
+        self.resume(number)
         trial, telling = self._open.pop(number), self._table[state]
         complete = telling.state is TrialState.COMPLETE
         if complete or telling.violated:

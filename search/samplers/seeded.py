@@ -15,9 +15,14 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from search.samplers.seen import Seen
+
 
 class Seeded(BaseSampler):
-    """Wraps the samplers that `make(seed)` returns.
+    """Wraps the samplers that `make(seed)` returns, for one study.
+
+    Attributes:
+        paused: what they are to see of paused trials, by number.
 
     Args:
         make: a new sampler for a seed below 2**32.
@@ -27,6 +32,8 @@ class Seeded(BaseSampler):
     def __init__(self, make: Callable[[int], BaseSampler], seed: int):
         self._make, self._seed = make, seed
         self._number, self._sampler = -1, make(seed)
+        self._seen: Seen | None = None
+        self.paused: dict[int, FrozenTrial] = {}
 
     def _for(self, trial: FrozenTrial) -> BaseSampler:
         if self._number != trial.number:
@@ -34,25 +41,30 @@ class Seeded(BaseSampler):
         return self._sampler
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._for(trial).infer_relative_search_space(study, trial)
+        return self._for(trial).infer_relative_search_space(self._view(study), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         before = _proposed(trial)
-        return self._for(trial).sample_relative(study, trial, search_space) if before is None else before
+        return self._for(trial).sample_relative(self._view(study), trial, search_space) if before is None else before
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         alone = self._make(derive(self._seed, trial.number, param_name))
-        return alone.sample_independent(study, trial, param_name, param_distribution)
+        return alone.sample_independent(self._view(study), trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._for(trial).before_trial(study, trial)
+        self._for(trial).before_trial(self._view(study), trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._make(derive(self._seed, trial.number)).after_trial(study, trial, state, values)
+        self._make(derive(self._seed, trial.number)).after_trial(self._view(study), trial, state, values)
+
+    def _view(self, study: Study) -> Seen:
+        if self._seen is None:
+            self._seen = Seen(study, self.paused)
+        return self._seen
 
 
 def _proposed(trial: FrozenTrial) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ Works on any classifier; knows nothing of architectures or of the search.
 
 from search.training.checkpoint import (
     REDUCED,
+    STRENGTHS,
     WEIGHTS,
     finished,
     load_strengths,
@@ -24,6 +25,7 @@ from search.training.trainer import Trainer, TrainingDiverged
 
 __all__ = [
     "REDUCED",
+    "STRENGTHS",
     "WEIGHTS",
     "Score",
     "Trainer",

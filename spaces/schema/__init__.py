@@ -7,9 +7,10 @@ from spaces.schema.backbone import Backbone
 from spaces.schema.data import Data
 from spaces.schema.dimension import Dimension
 from spaces.schema.file import NAMES, SpaceFile, is_name, json_schema, load, locate
-from spaces.schema.recipe import Bound, Fidelity, Search, Train
+from spaces.schema.recipe import BUDGETS, Bound, Fidelity, Search, Train
 
 __all__ = [
+    "BUDGETS",
     "NAMES",
     "Backbone",
     "Bound",

@@ -96,11 +96,24 @@ class Fidelity(Section):
         return {"unit": self.unit, "reduction": self.reduction, "rungs": list(self.rungs)}
 
 
-class Search(Section):
-    """How the budget is spent."""
+def _some_limit(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [{"required": [name]} for name in BUDGETS]
 
-    trials: int = Field(ge=1, examples=[16])
-    """Trainings to start: those that complete, are stopped, or fail."""
+
+BUDGETS = ("trials", "hours", "device_hours")
+
+
+class Search(Section):
+    """How much is spent, and on what."""
+
+    model_config = ConfigDict(json_schema_extra=_some_limit)
+
+    trials: int | None = Field(default=None, ge=1, examples=[16])
+    """Trainings to start: those that complete, are stopped, or fail. None: as many as the hours allow."""
+    hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """On the clock, of all drivers together; then trainings pause after the epoch they are in."""
+    device_hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Of all trainings together: GPU hours where trainings have GPUs, else core hours."""
     sampler: Literal["auto", "random", "nsga2", "tpe", "gp"] = "auto"
     """Who proposes."""
     seed: Seed = 0
@@ -111,6 +124,12 @@ class Search(Section):
     """How long trainings run."""
     reference_point: Mapping[str, float] | None = None
     """Of the hypervolume, by objective; None: from the data and the constraints."""
+
+    @model_validator(mode="after")
+    def _limited(self) -> Self:
+        if all(getattr(self, name) is None for name in BUDGETS):
+            raise GrammarError("has no budget; give trials, hours or device_hours, for example `trials: 16`")
+        return self
 
 
 class Train(Section):

@@ -12,16 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+import torch
+
 import spaces
 from search import studies
-from search.cluster import Resources
+from search.checkpoints import TRIALS
 from search.evaluator import Evaluator, Measurement
 from search.executor import execute
 from search.gate import said
+from search.pools import Resources
 from search.study import Study
 from search.work import Assignment, Idle, carry_out
 from spaces import Architecture, SpaceError, SpaceFile
 
+_BROKEN: list[str] = []
 REFERENCE = {"accuracy": 0.0, "macs": 3.1}
 RUNGS = (2, 6)
 
@@ -92,9 +97,21 @@ class Table:
             raise RuntimeError("CUDA out of memory")
         if fault == "dies" and epoch == 2:
             os._exit(7)
+        if fault.startswith("cuda") and epoch == 4 and self._again(fault, checkpoint):
+            _BROKEN.append(fault)  # as a broken CUDA context: nothing works in this process any more
+        if _BROKEN:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        if fault.startswith("enospc") and epoch == 4 and self._again(fault, checkpoint):
+            Path("/dev/full").write_text("weights")
         if fault == "dies_once" and epoch == 4 and not (checkpoint / "died").exists():
             (checkpoint / "died").touch()
             os._exit(7)
+
+    def _again(self, fault: str, checkpoint: Path) -> bool:
+        """Notes the process; a fault that happens `_once` does not do so again."""
+        with (checkpoint / "broke").open("a") as broke:
+            broke.write(f"{os.getpid()} {ray.get_runtime_context().get_node_id()}\n")
+        return not fault.endswith("_once") or len((checkpoint / "broke").read_text().splitlines()) == 1
 
     def test(self, architecture: Architecture, checkpoint: Path) -> float:
         if not (checkpoint / "epoch").exists():
@@ -102,10 +119,15 @@ class Table:
         return self.accuracy(architecture, RUNGS[-1]) - 0.01
 
 
+def checkpoint(study: Study, number: int) -> Path:
+    """What the training of a trial has for itself, where it is kept by default."""
+    return study.directory.resolve() / TRIALS / str(number)
+
+
 def drive(study: Study, evaluator: Evaluator, *, measurements: int = sys.maxsize) -> Idle | None:
     """Trains in this process, one trial at a time; walks away after so many measurements."""
     while isinstance(work := study.next(), Assignment):
-        training = carry_out(evaluator, work, study.checkpoint(work.number))
+        training = carry_out(evaluator, work, checkpoint(study, work.number))
         try:
             for measurement in training:
                 goes_on = study.report(work.number, measurement)
@@ -130,15 +152,16 @@ def summary(study: Study) -> list[tuple[Any, ...]]:
 def main(directory: str, options: str) -> None:
     """A driver of its own: `python -m tests.search.plain DIRECTORY '{"trials": 9, ...}'`; prints why it ended."""
     given = json.loads(options)
-    epoch_s, cpus = given.pop("epoch_s", 0.0), given.pop("cpus", None)
+    epoch_s, cpus, address = given.pop("epoch_s", 0.0), given.pop("cpus", None), given.pop("address", None)
+    storage = given.pop("storage", None)
     file, evaluator, place = plain_space(**given), Table(epoch_s=epoch_s), Path(directory)
-    if studies.exists(place):
-        study = studies.resume(place, file, evaluator)
+    if studies.exists(place, storage=storage):
+        study = studies.resume(place, file, evaluator, storage=storage)
     else:
-        study = studies.begin(place, file, evaluator, reference_point=REFERENCE)
+        study = studies.begin(place, file, evaluator, reference_point=REFERENCE, storage=storage)
     sys.stdout.write("begun\n")
     sys.stdout.flush()
-    over = execute(study, evaluator, resources=Resources(cpus=cpus))
+    over = execute(study, evaluator, address=address, resources=Resources(cpus=cpus))
     study.close()
     sys.stdout.write(f"{over}\n")
 

@@ -22,7 +22,7 @@ from search.model import FILES, MAX_JSON_BYTES, Model, _load_pyfunc, read_model,
 from search.record import State, TrialRecord
 from search.study import Study
 from spaces import Architecture, InputError, SpaceError, build
-from tests.search.plain import REFERENCE, Table, plain_space
+from tests.search.plain import REFERENCE, Table, checkpoint, plain_space
 
 CLASSES = ("zero", "one", "two", "three")
 PREPROCESSING = Preprocessing(image_size=32, resize_size=36, in_chans=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
@@ -349,8 +349,8 @@ def trained(directory: Path, model: Path) -> tuple[Study, TrialRecord]:
     study = studies.begin(directory, file, Table(), reference_point=REFERENCE)
     study.close()
     results.Inputs(classes=CLASSES, preprocessing=PREPROCESSING).write(directory)
-    study.checkpoint(0).mkdir(parents=True)
-    shutil.copy(model / "model.safetensors", study.checkpoint(0))
+    checkpoint(study, 0).mkdir(parents=True)
+    shutil.copy(model / "model.safetensors", checkpoint(study, 0))
     return study, TrialRecord(number=0, architecture=RESNET, state=State.COMPLETE, seed=0)
 
 
@@ -398,7 +398,7 @@ class TestResults:
     )
     def test_damaged_weights(self, damage: Callable[[Path], object], message: str, folder: Path) -> None:
         study, record = trained(folder.parent / "s", folder)
-        damage(study.checkpoint(0))
+        damage(checkpoint(study, 0))
         with pytest.raises(InputError, match=message):
             results.write(study, record, folder.parent / "picked")
         assert not (folder.parent / "picked").exists()

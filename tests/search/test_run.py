@@ -22,6 +22,7 @@ from search.tracker import store_of
 from search.trial import TimmEvaluator
 from spaces import load
 from tests.search.command import SHARED, archsearch, kill, space_file, start, trained, wait_for
+from tests.search.plain import checkpoint
 
 KEYS = {"id", "architecture", "values", "test_accuracy", "mlflow_run_id"}
 
@@ -127,7 +128,7 @@ def test_a_picked_model_in_a_new_process_gives_the_logits_and_the_test_accuracy_
     assert file.data is not None
     dataset = load_data(file.data)
     logits = TimmEvaluator(file, dataset).predict_logits(
-        record.architecture, study.checkpoint(record.number), dataset.test
+        record.architecture, checkpoint(study, record.number), dataset.test
     )
     assert np.abs(np.load(searched / "logits.npy") - logits.numpy()).max() <= 1e-5
     assert float(fresh.stdout) == pytest.approx(record.test_accuracy)

@@ -107,6 +107,9 @@ def test_a_search_tells_its_versions_and_the_commit_it_ran_in(tmp_path: Path, mo
 def test_the_store_of_a_folder_is_served_on_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert store_of(Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    command = ui_command(Path("runs"), 5001)
-    assert command[command.index("--backend-store-uri") + 1] == store_of(Path("runs"))
+    command, environment = ui_command(Path("runs"), 5001)
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == store_of(Path("runs"))
     assert command[-4:] == ["--host", "127.0.0.1", "--port", "5001"]
+    command, environment = ui_command(Path("runs"), 5001, tracking="postgresql://me:secret@host/mlflow")
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:secret@host/mlflow"
+    assert "secret" not in " ".join(command)  # which everyone on the machine can read

@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_a_search_is_a_parent_run_with_one_nested_run_a_trial(tmp_path: Path) -> None:
     states = [*State, State.COMPLETE]
-    tracker = MlflowTracker.local(tmp_path)
+    tracker = MlflowTracker.of(tmp_path)
     parent = start(tracker)
     ids = [tracker.log(record(number, state, epochs=4)) for number, state in enumerate(states)]
     store = client(tmp_path)
@@ -125,15 +125,15 @@ def test_a_resume_repairs_whatever_a_crash_has_left(tmp_path: Path) -> None:
 
 
 def test_a_resume_finds_its_own_run_and_no_other(tmp_path: Path) -> None:
-    tracker = MlflowTracker.local(tmp_path)
+    tracker = MlflowTracker.of(tmp_path)
     parent = start(tracker)
     tracker.log(record(0))
     tracker.finish("KILLED")
     assert client(tmp_path).get_run(parent).info.status == "KILLED"
-    other = MlflowTracker.local(tmp_path)
+    other = MlflowTracker.of(tmp_path)
     assert start(other, key="k2") != parent
     assert other.log(record(0)) != tracker.log(record(0))
-    again = MlflowTracker.local(tmp_path)
+    again = MlflowTracker.of(tmp_path)
     assert start(again, trials=32) == parent
     run = client(tmp_path).get_run(parent)
     assert run.info.status == "RUNNING"
@@ -153,7 +153,7 @@ def test_what_still_runs_is_closed_and_opened_again(tmp_path: Path) -> None:
 
 
 def test_the_front_is_tagged_drawn_and_told(tmp_path: Path) -> None:
-    tracker = MlflowTracker.local(tmp_path)
+    tracker = MlflowTracker.of(tmp_path)
     parent = start(tracker)
     records = [record(number) for number in range(3)]
     for entry in records:

@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from search import studies
 from search.record import State, front_of
+from search.run import run
 from search.tracking import MlflowTracker
 from spaces import InputError
+from tests.search.plain import REFERENCE, Table, plain_space
 from tests.search.told import OBJECTIVES, WORST, client, open_tracker, record, search, start, trials, write_some_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +49,8 @@ def test_a_locked_store_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("ftp://user:secret@nowhere", r"MLflow at ftp://nowhere cannot be used: .*ftp"),
+        ("ftp://user:secret@nowhere", r"MLflow at ftp://user@nowhere cannot be used: .*ftp"),
+        ("postgresql://me:secret@127.0.0.1:9/x", r"MLflow at postgresql://me@127\.0\.0\.1:9/x cannot .*refused"),
         ("http://127.0.0.1:9", r"MLflow at http://127\.0\.0\.1:9 cannot be used: API request .* failed"),
         ("sqlite:////dev/null/x/mlflow.db", r"MLflow at sqlite:////dev/null/x/mlflow\.db cannot be used: .*Not a dir"),
     ],
@@ -63,7 +67,7 @@ def test_two_searches_may_start_at_once_and_say_nothing(tmp_path: Path) -> None:
     program = (
         "import sys, threading, pathlib\n"
         "from search.tracking import MlflowTracker\n"
-        "tracker = MlflowTracker.local(pathlib.Path(sys.argv[1]))\n"
+        "tracker = MlflowTracker.of(pathlib.Path(sys.argv[1]))\n"
         "tracker.start(space='digits', search='s', key=sys.argv[2], text='', params={})\n"
         "tracker.finish('FINISHED')\n"
         "assert threading.enumerate() == [threading.main_thread()], threading.enumerate()\n"
@@ -142,3 +146,43 @@ def test_a_server_that_dies_and_comes_back_has_lost_nothing(
     assert len(store.get_run(tracker.log(records[5])).outputs.model_outputs) == 1
     assert store.get_run(parent).info.status == "FINISHED"
     assert capfd.readouterr().out == ""
+
+
+def test_a_server_that_is_away_in_mid_search_misses_no_metric(server: Server, tmp_path: Path) -> None:
+    space = plain_space(trials=16, sampler="random").to_dict()
+    space["search"]["reference_point"] = REFERENCE
+    journal = tmp_path / "runs" / "plain" / studies.JOURNAL
+    moments = []
+
+    def measured(number: int) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and (
+            not journal.exists() or journal.read_bytes().count(b'"history/') < number
+        ):
+            time.sleep(0.05)
+        moments.append(journal.read_bytes().count(b'"history/'))
+
+    def go_and_come() -> None:
+        measured(6)
+        server.stop()
+        measured(18)
+        server.start()
+
+    away = threading.Thread(target=go_and_come)
+    away.start()
+    result = run(space, evaluator=Table(epoch_s=0.1), runs=tmp_path / "runs", tracking=server.uri)
+    away.join()
+    study = studies.read(result.directory)
+    assert moments[0] < moments[1] < journal.read_bytes().count(b'"history/')  # it went on meanwhile, and after
+    client = MlflowClient(server.uri)
+    for trial in study.records():
+        assert trial.mlflow_run_id is not None
+        shown = client.get_run(trial.mlflow_run_id)
+        assert shown.data.tags["status"] == trial.state
+        for name in ("loss", "accuracy"):
+            curve = [(m.fidelity, {**m.metrics, **m.values}) for m in trial.history]
+            known = {epoch: values[name] for epoch, values in curve if name in values}
+            history = client.get_metric_history(trial.mlflow_run_id, name)
+            assert {metric.step: metric.value for metric in history} == known
+    runs = client.search_runs([client.get_experiment_by_name("plain").experiment_id], "tags.on_front = 'true'")
+    assert {found.info.run_id for found in runs} == {member.mlflow_run_id for member in study.front.members}

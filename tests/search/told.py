@@ -59,7 +59,7 @@ def start(tracker: MlflowTracker, *, key: str = "k1", trials: int = 16) -> str:
 
 
 def open_tracker(runs: Path, **more: object) -> MlflowTracker:
-    tracker = MlflowTracker.local(runs)
+    tracker = MlflowTracker.of(runs)
     start(tracker, **more)
     return tracker
 
