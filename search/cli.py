@@ -17,11 +17,11 @@ from rich.text import Text
 
 from search import findings, results
 from search import run as searches
+from search.checkpoints.places import Places, public
 from search.live import front_table
-from search.places import Places, public
 from search.record import State
-from search.tracker import ui_command
-from search.tracking_store import reach
+from search.tracking.mlflow_store import reach
+from search.tracking.tracker import ui_command
 from spaces import InputError, survey
 
 app = typer.Typer(

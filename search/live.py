@@ -16,10 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search.picture import shown
 from search.record import Front, State, TrialRecord
-from search.study import Study
-from search.tracker import label_of
+from search.study.study import Study
+from search.tracking.picture import shown
+from search.tracking.tracker import label_of
 
 MOST_ROWS = 8  # of the front, so that the panel fits a terminal of 24 lines beside four running trials
 

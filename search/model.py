@@ -7,7 +7,7 @@
     predict.py           rebuilds the model and names what is on a picture
     README.md            what the model is and what it reached
 
-Reading a folder takes data from it, never code. `search.tracking` logs such a folder to MLflow, which comes
+Reading a folder takes data from it, never code. `search.tracking.mlflow` logs such a folder to MLflow, which comes
 back through `_load_pyfunc`. Knows nothing of searches, Ray, Optuna or MLflow.
 """
 

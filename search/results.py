@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search import studies
-from search.checkpoints import checkpoints_of
+from search.checkpoints.checkpoints import checkpoints_of
+from search.checkpoints.places import Places
 from search.data import Preprocessing
 from search.data.dataset import file_faults
 from search.model import WEIGHTS, Model, read_classes, read_json, read_preprocessing, read_weights, write_model
-from search.places import Places
 from search.record import Front, State, TrialRecord
-from search.study import Study
+from search.study import studies
+from search.study.study import Study
 from search.training import finished
 from spaces import InputError, build
 from spaces.errors import unknown

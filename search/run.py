@@ -20,25 +20,26 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from search import results, storages, studies
-from search.checkpoints import checkpoints_of, settle
-from search.cluster import Share, cluster
+from search import results
+from search.checkpoints.checkpoints import checkpoints_of, settle
+from search.checkpoints.places import Places
 from search.costs import COSTS
 from search.data import Dataset
 from search.evaluator import Evaluator, Tester
-from search.executor import execute, test_front
 from search.gate import limits
-from search.keeper import Keeper
 from search.live import Display
-from search.luggage import luggage
-from search.places import Places
-from search.pools import Resources
 from search.record import Front, State
-from search.study import Study
-from search.tracking import MlflowTracker
+from search.study import storages, studies
+from search.study.study import Study
+from search.study.warm_start import WarmStart, warm_start
+from search.study.work import Idle
+from search.tracking.keeper import Keeper
+from search.tracking.mlflow import MlflowTracker
 from search.trial import TimmEvaluator, dataset_of
-from search.warm_start import WarmStart, warm_start
-from search.work import Idle
+from search.workers.cluster import Share, cluster
+from search.workers.executor import execute, test_front
+from search.workers.luggage import luggage
+from search.workers.pools import Resources
 from spaces import InputError, SearchSpace, SpaceError, SpaceFile, load
 from spaces.errors import unknown
 from spaces.schema import BUDGETS, NAMES, is_name, locate

@@ -14,7 +14,7 @@ from search.record import State
 from search.samplers import make
 from search.samplers.seen import stand_in
 from search.samplers.telling import Telling
-from search.untried import Answers
+from search.study.untried import Answers
 from spaces import Architecture, Parameter, SearchSpace
 from spaces.questions import Label
 

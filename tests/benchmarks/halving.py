@@ -37,11 +37,11 @@ from pathlib import Path
 from typing import Any
 
 import spaces
-from search import studies
 from search.evaluator import Measurement
 from search.pareto import hypervolume
-from search.study import Study
-from search.work import Assignment, carry_out
+from search.study import studies
+from search.study.study import Study
+from search.study.work import Assignment, carry_out
 from spaces import Architecture, SpaceFile
 from tests.benchmarks.machine import SHARED, circumstances
 from tests.search.plain import checkpoint

@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from search import studies
+from search.study import studies
 from tests.benchmarks.machine import circumstances
 from tests.search.drivers import Driver, assert_exact, ended
 

@@ -10,7 +10,7 @@ two objectives, no early stopping. Two figures a row, both in seconds a trial:
     whole      from the call that starts the search to its return: starting the first workers is in it
     at work    from the first report of a worker to the last, by the workers' clocks: without that
 
-    ours                 search.executor.execute, journal on disk; the worker always imports torch, as its module does
+    ours                 search.workers.executor.execute, journal on disk; its worker always imports torch
     ours with MLflow     the same with MLflow's records on SQLite as in search.run (the store is made before)
     function             stock: tune.Tuner of a function, a process a trial
     reused class         stock: tune.Tuner of a Trainable with reuse_actors=True
@@ -43,13 +43,13 @@ from ray.tune import CheckpointConfig, RunConfig, Trainable, TuneConfig, Tuner
 from ray.tune.search.optuna import OptunaSearch
 
 import spaces
-from search import studies
-from search.cluster import environment, silence
-from search.executor import execute
-from search.keeper import Keeper
-from search.pools import Resources
 from search.run import run
-from search.tracking import MlflowTracker
+from search.study import studies
+from search.tracking.keeper import Keeper
+from search.tracking.mlflow import MlflowTracker
+from search.workers.cluster import environment, silence
+from search.workers.executor import execute
+from search.workers.pools import Resources
 from tests.benchmarks.instant import CHOICES, NAMES, REFERENCE, Instant, space_of
 from tests.benchmarks.machine import circumstances
 

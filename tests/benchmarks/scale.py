@@ -38,13 +38,13 @@ from typing import Any
 import optuna
 from optuna.storages import JournalStorage
 
-from search import studies
 from search.evaluator import Measurement
-from search.executor import execute
-from search.pools import Resources
 from search.samplers.seeded import Seeded
-from search.study import Study
-from search.work import Assignment
+from search.study import studies
+from search.study.study import Study
+from search.study.work import Assignment
+from search.workers.executor import execute
+from search.workers.pools import Resources
 from spaces import SpaceFile
 from tests.benchmarks.instant import REFERENCE, Instant, space_of
 from tests.benchmarks.machine import circumstances

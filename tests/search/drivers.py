@@ -8,9 +8,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from search import studies
-from search.checkpoints import checkpoints_of
+from search.checkpoints.checkpoints import checkpoints_of
 from search.record import State
+from search.study import studies
 from tests.search.plain import RUNGS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,14 +16,14 @@ import ray
 import torch
 
 import spaces
-from search import studies
-from search.checkpoints import TRIALS
+from search.checkpoints.checkpoints import TRIALS
 from search.evaluator import Evaluator, Measurement
-from search.executor import execute
 from search.gate import said
-from search.pools import Resources
-from search.study import Study
-from search.work import Assignment, Idle, carry_out
+from search.study import studies
+from search.study.study import Study
+from search.study.work import Assignment, Idle, carry_out
+from search.workers.executor import execute
+from search.workers.pools import Resources
 from spaces import Architecture, SpaceError, SpaceFile
 
 _BROKEN: list[str] = []

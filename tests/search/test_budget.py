@@ -2,10 +2,10 @@
 
 import pytest
 
-from search import budget, studies
 from search.evaluator import Measurement
 from search.record import State
-from search.work import Idle
+from search.study import budget, studies
+from search.study.work import Idle
 from spaces import InputError, SpaceError, load
 from tests.search.plain import REFERENCE, Table, drive, plain_space, summary
 

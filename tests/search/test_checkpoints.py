@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from search import checkpoints
-from search.checkpoints import Checkpoints, Local, OutOfReach, Remote, checkpoints_of, settle
+from search.checkpoints import checkpoints
+from search.checkpoints.checkpoints import Checkpoints, Local, OutOfReach, Remote, checkpoints_of, settle
+from search.checkpoints.mirror import MANIFEST, Damaged, read_manifest
+from search.checkpoints.places import Places
+from search.checkpoints.scratch import scratch
 from search.evaluator import Measurement
-from search.mirror import MANIFEST, Damaged, read_manifest
-from search.places import Places
-from search.scratch import scratch
-from search.work import Assignment, carry_out
+from search.study.work import Assignment, carry_out
 from spaces import Architecture, InputError
 from tests.search.plain import Table
 from tests.search.s3 import BUCKET, S3
@@ -219,8 +219,8 @@ def test_a_missing_package_and_missing_credentials_are_said(missing: str, messag
     code = (
         "import pathlib, sys\n"
         "sys.modules[sys.argv[2]] = None\n"
-        "from search.checkpoints import settle\n"
-        "from search.places import Places\n"
+        "from search.checkpoints.checkpoints import settle\n"
+        "from search.checkpoints.places import Places\n"
         "from spaces import InputError\n"
         "try: settle(pathlib.Path('s'), Places(checkpoints=sys.argv[1]), resume=False)\n"
         "except InputError as error: print(error)\n"
@@ -269,7 +269,7 @@ def test_the_scratch_of_a_killed_process_does_not_stay(tmp_path: Path, monkeypat
     monkeypatch.setattr(tempfile, "tempdir", None)
     code = (
         "import sys\n"
-        "from search.scratch import scratch\n"
+        "from search.checkpoints.scratch import scratch\n"
         "with scratch() as directory:\n"
         "    (directory / 'weights').touch()\n"
         "    print(directory, flush=True)\n"

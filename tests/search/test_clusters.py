@@ -16,7 +16,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
 
 from search import cli
-from search.luggage import TAKEN
+from search.workers.luggage import TAKEN
 from tests.search.command import space_file
 from tests.search.drivers import ROOT, assert_gone, family
 
@@ -164,7 +164,7 @@ def test_the_slurm_script_runs_a_search_on_two_nodes(tmp_path):
 
 
 CONNECT = (
-    "import sys, ray\nfrom search.cluster import cluster\nfrom spaces import InputError\n"
+    "import sys, ray\nfrom search.workers.cluster import cluster\nfrom spaces import InputError\n"
     "try:\n    with cluster(sys.argv[1]): print(len(ray.nodes()), 'node')\n"
     "except InputError as error: print(error)\n"
 )

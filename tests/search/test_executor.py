@@ -13,14 +13,14 @@ import optuna
 import pytest
 import ray
 
-from search import studies
-from search.checkpoints import checkpoints_of
-from search.cluster import cluster
-from search.executor import execute, test_front
-from search.halving import first
-from search.pools import Resources
+from search.checkpoints.checkpoints import checkpoints_of
 from search.record import State
-from search.work import Idle
+from search.study import studies
+from search.study.halving import first
+from search.study.work import Idle
+from search.workers.cluster import cluster
+from search.workers.executor import execute, test_front
+from search.workers.pools import Resources
 from spaces import InputError
 from tests.search.drivers import ROOT, Driver, assert_exact, assert_gone, ended, epochs_trained, family
 from tests.search.plain import REFERENCE, RUNGS, Table, checkpoint, drive, plain_space, summary
@@ -216,7 +216,7 @@ def test_ctrl_c_ends_cleanly_and_the_search_can_be_resumed(tmp_path):
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path):
     code = (
-        "from search.cluster import cluster\n"
+        "from search.workers.cluster import cluster\n"
         "from spaces import InputError\n"
         "try:\n"
         "    with cluster('127.0.0.1:1'): pass\n"

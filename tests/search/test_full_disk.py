@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
-from search import studies
 from search.record import State
+from search.study import studies
 from tests.search.drivers import ROOT
 
 # A limit on the size of files does to this process what a full disk does: a file cannot grow. Set when the search
@@ -12,7 +12,8 @@ from tests.search.drivers import ROOT
 DRIVER = """
 import resource, sys, threading, time
 from pathlib import Path
-from search import cli, run as searches, studies
+from search import cli, run as searches
+from search.study import studies
 from tests.search.plain import REFERENCE, Table, plain_space
 
 def fill():

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.halving import Halving, first
-from search.ledger import Rung
 from search.pareto import Objectives
-from search.rungs import Rungs
+from search.study.halving import Halving, first
+from search.study.ledger import Rung
+from search.study.rungs import Rungs
 from spaces.schema import Search
 
 BOTH = (0, 1)

@@ -12,8 +12,8 @@ from contextlib import suppress
 import optuna
 import pytest
 
-from search import heartbeat, studies
-from search.storages import Database, address
+from search.study import heartbeat, studies
+from search.study.storages import Database, address
 from spaces import InputError
 from tests.search.drivers import ROOT
 from tests.search.plain import REFERENCE, Table, drive, plain_space, summary
@@ -23,7 +23,7 @@ OPTIONS = {"trials": 8, "sampler": "random"}
 DRIVER = """
 import sys
 from pathlib import Path
-from search import heartbeat, studies
+from search.study import heartbeat, studies
 from spaces import InputError
 from tests.search.plain import REFERENCE, Table, drive, plain_space
 heartbeat.BEAT_S, heartbeat.STALE_S = 0.5, 4.0

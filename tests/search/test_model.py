@@ -16,11 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from search import results, studies
+from search import results
 from search.data.preprocessing import Preprocessing
 from search.model import FILES, MAX_JSON_BYTES, Model, _load_pyfunc, read_model, write_model
 from search.record import State, TrialRecord
-from search.study import Study
+from search.study import studies
+from search.study.study import Study
 from spaces import Architecture, InputError, SpaceError, build
 from tests.search.plain import REFERENCE, Table, checkpoint, plain_space
 

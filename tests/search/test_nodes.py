@@ -10,13 +10,13 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from search import studies
-from search.cluster import cluster
-from search.executor import execute
-from search.pools import Resources
 from search.record import State
 from search.run import run
-from search.work import Idle
+from search.study import studies
+from search.study.work import Idle
+from search.workers.cluster import cluster
+from search.workers.executor import execute
+from search.workers.pools import Resources
 from tests.search.drivers import assert_exact, epochs_trained
 from tests.search.plain import REFERENCE, Table, checkpoint, plain_space
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from search.outbox import Outbox
+from search.tracking.outbox import Outbox
 
 
 class Service:

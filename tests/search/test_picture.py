@@ -9,8 +9,8 @@ from PIL import Image
 
 from search.evaluator import Measurement
 from search.pareto import Objectives
-from search.picture import FRONT, STOPPED, front_figure, front_picture, front_table, shown
 from search.record import Front, State, TrialRecord, front_of
+from search.tracking.picture import FRONT, STOPPED, front_figure, front_picture, front_table, shown
 from spaces import Architecture
 
 DIRECTIONS = {"accuracy": "maximize", "macs": "minimize"}

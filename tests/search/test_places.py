@@ -12,16 +12,17 @@ from urllib.parse import quote
 import pytest
 from mlflow import MlflowClient
 
-from search import results, studies
-from search.checkpoints import checkpoints_of, settle
-from search.cluster import cluster
-from search.executor import execute, test_front
+from search import results
+from search.checkpoints.checkpoints import checkpoints_of, settle
+from search.checkpoints.places import Places, public
+from search.checkpoints.scratch import scratch
 from search.model import read_model
-from search.places import Places, public
-from search.pools import Resources
 from search.record import State
 from search.run import run
-from search.scratch import scratch
+from search.study import studies
+from search.workers.cluster import cluster
+from search.workers.executor import execute, test_front
+from search.workers.pools import Resources
 from spaces import InputError
 from tests.search.command import archsearch, space_file
 from tests.search.drivers import assert_exact, epochs_trained

@@ -8,11 +8,11 @@ import torch
 from ray.runtime_env import RuntimeEnv
 
 import search
-from search import luggage as luggages
-from search.checkpoints import OutOfReach
-from search.faults import DEATHS, LOSSES, SUSPECTS, Deaths, of_machine
-from search.luggage import luggage
-from search.pools import GIB, Resources, pool, room
+from search.checkpoints.checkpoints import OutOfReach
+from search.workers import luggage as luggages
+from search.workers.faults import DEATHS, LOSSES, SUSPECTS, Deaths, of_machine
+from search.workers.luggage import luggage
+from search.workers.pools import GIB, Resources, pool, room
 from spaces import InputError
 
 GPU = {"CPU": 16.0, "GPU": 2.0, "memory": 64.0 * GIB}

@@ -18,7 +18,7 @@ from search import results
 from search.cli import main
 from search.data import load_data
 from search.record import State
-from search.tracker import store_of
+from search.tracking.tracker import store_of
 from search.trial import TimmEvaluator
 from spaces import load
 from tests.search.command import SHARED, archsearch, kill, space_file, start, trained, wait_for

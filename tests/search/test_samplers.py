@@ -11,15 +11,15 @@ import optuna
 import pytest
 
 import spaces
-from search import studies
 from search.evaluator import Measurement
 from search.record import State
 from search.samplers import SAMPLERS, make
 from search.samplers.dialogue import Dialogue
 from search.samplers.seeded import derive
 from search.samplers.telling import Telling
-from search.study import Study
-from search.work import Assignment, Idle
+from search.study import studies
+from search.study.study import Study
+from search.study.work import Assignment, Idle
 from tests.search.plain import Table, drive, plain_space, summary
 
 ROOT = Path(__file__).resolve().parents[2]

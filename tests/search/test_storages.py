@@ -11,16 +11,17 @@ from urllib.parse import quote
 import optuna
 import pytest
 
-from search import patience, results, storages, studies
-from search.cluster import cluster
-from search.places import PLACES
+from search import results
+from search.checkpoints.places import PLACES
 from search.run import run
-from search.storages import Database, address, storage_of
-from search.work import Idle
+from search.study import patience, storages, studies
+from search.study.storages import Database, address, storage_of
+from search.study.work import Idle
+from search.workers.cluster import cluster
 from spaces import InputError
 from tests.search.drivers import Driver, assert_exact, ended
 from tests.search.plain import REFERENCE, Table, drive, plain_space, summary
-from tests.search.postgres import PASSWORD, Wire, free_port
+from tests.search.postgres import PASSWORD, Wire
 
 
 def begun(directory, url=None, **options):
@@ -221,7 +222,7 @@ def test_a_name_is_taken_in_the_whole_database_and_free_again_where_nothing_was_
         ("sqlite://", "a database in memory is gone with its process; write sqlite:///FILE"),
         ("sqlite:////nowhere/at/all.db", "unable to open database file"),
         ("postgresql+nodriver://anna:s3cret@localhost/db", "nodriver"),
-        (f"postgresql://anna:s3cret@127.0.0.1:{free_port()}/db", "cannot be used: .*refused"),
+        ("postgresql://anna:s3cret@127.0.0.1:1/db", "cannot be used: .*refused"),
     ],
 )
 def test_an_address_that_cannot_be_is_one_message(tmp_path, monkeypatch, url, message):

@@ -11,11 +11,11 @@ from collections import Counter
 import optuna
 import pytest
 
-from search import studies
 from search.evaluator import Measurement
 from search.record import State
 from search.samplers import SAMPLERS as TABLE
-from search.work import Assignment, Idle, carry_out
+from search.study import studies
+from search.study.work import Assignment, Idle, carry_out
 from spaces import InputError
 from tests.search.plain import REFERENCE, RUNGS, Table, checkpoint, drive, plain_space, summary
 

@@ -15,8 +15,8 @@ from PIL import Image
 from search.evaluator import Measurement
 from search.model import read_model
 from search.record import State, front_of
-from search.tracker import SENT
-from search.tracking import MlflowTracker
+from search.tracking.mlflow import MlflowTracker
+from search.tracking.tracker import SENT
 from spaces import Architecture
 from tests.search.told import (
     BEGIN,

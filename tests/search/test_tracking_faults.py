@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from search import studies
 from search.record import State, front_of
 from search.run import run
-from search.tracking import MlflowTracker
+from search.study import studies
+from search.tracking.mlflow import MlflowTracker
 from spaces import InputError
 from tests.search.plain import REFERENCE, Table, plain_space
 from tests.search.told import OBJECTIVES, WORST, client, open_tracker, record, search, start, trials, write_some_model
@@ -66,7 +66,7 @@ def test_a_store_that_cannot_be_used_is_said_before_anything_is_spent(uri: str, 
 def test_two_searches_may_start_at_once_and_say_nothing(tmp_path: Path) -> None:
     program = (
         "import sys, threading, pathlib\n"
-        "from search.tracking import MlflowTracker\n"
+        "from search.tracking.mlflow import MlflowTracker\n"
         "tracker = MlflowTracker.of(pathlib.Path(sys.argv[1]))\n"
         "tracker.start(space='digits', search='s', key=sys.argv[2], text='', params={})\n"
         "tracker.finish('FINISHED')\n"
@@ -135,7 +135,7 @@ def test_a_server_that_dies_and_comes_back_has_lost_nothing(
     tracker.log_model(records[5], model)
     assert time.monotonic() - began < 3
     assert ids == [known] + [None] * 5
-    assert [entry.levelname for entry in caplog.records if entry.name == "search.outbox"] == ["WARNING"]
+    assert [entry.levelname for entry in caplog.records if entry.name == "search.tracking.outbox"] == ["WARNING"]
     server.start()
     tracker.finish("FINISHED")
     store = MlflowClient(tracking_uri=server.uri)

@@ -2,7 +2,7 @@
 
 from itertools import islice
 
-from search.untried import LISTED, MISSES, untried
+from search.study.untried import LISTED, MISSES, untried
 from spaces import SearchSpace
 from tests.search.plain import plain_space
 

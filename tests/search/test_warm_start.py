@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 
 import spaces
-from search import studies
 from search.record import State
 from search.run import run
-from search.study import Study
-from search.warm_start import leading_to, warm_start
+from search.study import studies
+from search.study.study import Study
+from search.study.warm_start import leading_to, warm_start
 from spaces import InputError, SearchSpace
 from tests.search.plain import REFERENCE, RUNGS, Table, checkpoint, drive, plain_space, summary
 

@@ -11,7 +11,7 @@ from search.evaluator import Measurement
 from search.model import Model, write_model
 from search.pareto import Objectives
 from search.record import State, TrialRecord
-from search.tracking import MlflowTracker
+from search.tracking.mlflow import MlflowTracker
 from spaces import Architecture, build
 
 OBJECTIVES = Objectives(directions={"accuracy": "maximize", "macs": "minimize"})

@@ -15,20 +15,20 @@ from typing import Any, final
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search import ledger
-from search.book import Book
-from search.budget import Clock, shares
 from search.evaluator import Evaluator, Measurement
 from search.gate import Gate
-from search.lease import Lease
-from search.ledger import Diary, Rung
 from search.pareto import Objectives
 from search.record import Front, State, TrialRecord
-from search.rungs import Rungs
 from search.samplers import telling
 from search.samplers.dialogue import DRAWN, Dialogue, Proposal
-from search.untried import Answers, untried
-from search.work import Assignment, Idle, Observer, reaches
+from search.study import ledger
+from search.study.book import Book
+from search.study.budget import Clock, shares
+from search.study.lease import Lease
+from search.study.ledger import Diary, Rung
+from search.study.rungs import Rungs
+from search.study.untried import Answers, untried
+from search.study.work import Assignment, Idle, Observer, reaches
 from spaces import Architecture, SearchSpace, SpaceFile
 
 CLOCK = "clock"  # attribute of the study: hours that drivers have spent on it
@@ -37,7 +37,7 @@ FREE_IN_A_ROW = 50  # proposals that need no training after which the driver dra
 
 @final
 class Study:
-    """One search, from its first proposal to its last. `search.studies` makes it.
+    """One search, from its first proposal to its last. `search.study.studies` makes it.
 
     Args:
         reference_point: of the hypervolume, by objective, in its own direction.

@@ -1,6 +1,6 @@
 """Proposals: the study's assignments, handed to Tune as long as there is room, and taken back from what is gone.
 
-The policy of faults is in `search.faults`, the arithmetic of room in `search.pools`.
+The policy of faults is in `search.workers.faults`, the arithmetic of room in `search.workers.pools`.
 """
 
 import threading
@@ -11,11 +11,11 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from search.cluster import Share, fate
-from search.faults import HOPELESS, Deaths
-from search.scheduler import ASSIGNMENT, MEASUREMENT, NODE, ParetoHalving
-from search.study import Study
-from search.work import Idle
+from search.study.study import Study
+from search.study.work import Idle
+from search.workers.cluster import Share, fate
+from search.workers.faults import HOPELESS, Deaths
+from search.workers.scheduler import ASSIGNMENT, MEASUREMENT, NODE, ParetoHalving
 from spaces import InputError
 
 REQUEST = "request"  # key of Tune's config: what is asked of Ray

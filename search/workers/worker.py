@@ -1,6 +1,6 @@
 """A worker: one process of a cluster that trains one assignment after the other. Knows nothing of the study.
 
-What its training raises is the training's fault, unless `search.faults` says that it is the machine's.
+What its training raises is the training's fault, unless `search.workers.faults` says that it is the machine's.
 """
 
 import gc
@@ -14,12 +14,12 @@ import ray
 import torch
 from ray.tune import Trainable
 
-from search.checkpoints import Checkpoints
+from search.checkpoints.checkpoints import Checkpoints
 from search.evaluator import Evaluator, Measurement
-from search.faults import MachineFault, of_machine
 from search.gate import said
-from search.scheduler import ASSIGNMENT, FAULT, MEASUREMENT, NODE
-from search.work import carry_out
+from search.study.work import carry_out
+from search.workers.faults import MachineFault, of_machine
+from search.workers.scheduler import ASSIGNMENT, FAULT, MEASUREMENT, NODE
 
 LAST_WORDS_S = 3.0  # for the fault of a machine to reach the driver
 

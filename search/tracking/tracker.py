@@ -1,6 +1,6 @@
 """The Tracker port, and in which words a trial and a search are told there: names, parameters, tags, rows.
 
-Knows records, and MLflow's conventions without importing it: `search.tracking` puts it behind this port.
+Knows records, and MLflow's conventions without importing it: `search.tracking.mlflow` puts it behind this port.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from search.record import Front, State, TrialRecord
-from search.strengths import Strengths
+from search.tracking.strengths import Strengths
 from spaces import Architecture, SpaceError
 
 Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]

@@ -1,6 +1,6 @@
 """Rungs: who reached which fidelity with what, who goes on from there, and who waits.
 
-Applies the rule of `search.halving` to what it has seen; all of it can be told again after a crash, in the
+Applies the rule of `search.study.halving` to what it has seen; all of it can be told again after a crash, in the
 order of arrival. Knows no storage, no samplers, no workers.
 """
 
@@ -9,9 +9,9 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from search.halving import Halving
-from search.ledger import Rung
 from search.pareto import Objectives
+from search.study.halving import Halving
+from search.study.ledger import Rung
 from spaces.schema import Search
 
 # A rung is ranked afresh once it has grown by a hundredth, so up to 200 trials at each arrival. Ranking costs

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from search.checkpoints import checkpoints_of
+from search.checkpoints.checkpoints import checkpoints_of
 from search.evaluator import Measurement
 from search.gate import limits
-from search.halving import first
 from search.record import State, TrialRecord, front_of
-from search.study import Study
-from search.untried import Answers
+from search.study.halving import first
+from search.study.study import Study
+from search.study.untried import Answers
 from spaces import Architecture, SearchSpace, SpaceError, SpaceFile
 from spaces.questions import Label, Parameter
 

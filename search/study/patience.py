@@ -11,7 +11,7 @@ from typing import TypeVar, final
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
-from search.outbox import first_line
+from search.tracking.outbox import first_line
 from spaces import InputError
 
 PATIENCE_S = 300.0  # longer than a managed database takes to fail over or to be patched

@@ -22,13 +22,13 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 
+from search.checkpoints.places import Places, public
 from search.evaluator import Evaluator
-from search.lease import Lease
-from search.places import Places, public
 from search.samplers.dialogue import Dialogue
-from search.storages import JOURNAL, Database, address, storage_of
-from search.study import Study
-from search.warm_start import WarmStart
+from search.study.lease import Lease
+from search.study.storages import JOURNAL, Database, address, storage_of
+from search.study.study import Study
+from search.study.warm_start import WarmStart
 from spaces import InputError, SpaceFile, load
 from spaces.schema import BUDGETS
 

@@ -1,8 +1,7 @@
 """Runs a study on Ray Tune: hands its assignments to workers, brings their measurements back, survives theirs.
 
 Tune distributes and nothing else. What to train, when to stop and what counts is the study's; what Tune itself
-remembers is thrown away. Ray is imported here, and in `search.proposals`, `search.scheduler`, `search.worker` and
-`search.cluster`, nowhere else.
+remembers is thrown away.
 """
 
 import signal
@@ -19,18 +18,18 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
-from search.checkpoints import AWAY_S, Checkpoints, checkpoints_of
-from search.cluster import QUIET, Share, cluster, environment, silence
+from search.checkpoints.checkpoints import AWAY_S, Checkpoints, checkpoints_of
 from search.evaluator import Evaluator, Tester
-from search.faults import DEATHS, causes
 from search.gate import said
-from search.pools import Resources
-from search.proposals import Proposals, asked_for
 from search.record import TrialRecord
-from search.scheduler import assignment_of
-from search.study import Study
-from search.work import Idle
-from search.worker import Training, settle
+from search.study.study import Study
+from search.study.work import Idle
+from search.workers.cluster import QUIET, Share, cluster, environment, silence
+from search.workers.faults import DEATHS, causes
+from search.workers.pools import Resources
+from search.workers.proposals import Proposals, asked_for
+from search.workers.scheduler import assignment_of
+from search.workers.worker import Training, settle
 from spaces import Architecture, InputError
 
 

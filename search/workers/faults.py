@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from search.checkpoints import OutOfReach
+from search.checkpoints.checkpoints import OutOfReach
 
 DEATHS = 3  # of a trial, after which it has failed; one may be chance, two a bad node, three are its own
 LOSSES = 20  # of nodes under one trial: spot machines come and go, but a search must end

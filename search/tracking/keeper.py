@@ -7,11 +7,11 @@ from functools import partial
 from typing import final
 
 from search import results
-from search.checkpoints import AWAY_S, OutOfReach, checkpoints_of
-from search.outbox import Outbox
+from search.checkpoints.checkpoints import AWAY_S, OutOfReach, checkpoints_of
 from search.record import State, TrialRecord
-from search.study import Study
-from search.tracker import Status, Tracker
+from search.study.study import Study
+from search.tracking.outbox import Outbox
+from search.tracking.tracker import Status, Tracker
 from search.training import STRENGTHS, load_strengths
 from spaces import InputError
 

@@ -1,7 +1,7 @@
 """ParetoHalving: what Ray Tune is to do with a trial, by the word of the study.
 
-The rule is in `search.halving`, its memory in the study; here they meet Tune. Ray is imported as in
-`search.executor`.
+The rule is in `search.study.halving`, its memory in the study; here they meet Tune. Ray is imported as in
+`search.workers.executor`.
 """
 
 import re
@@ -12,9 +12,9 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from search.faults import MachineFault
-from search.study import Study
-from search.work import Assignment
+from search.study.study import Study
+from search.study.work import Assignment
+from search.workers.faults import MachineFault
 
 # Keys of Tune's config and results.
 ASSIGNMENT, MEASUREMENT, FAULT, NODE = "assignment", "measurement", "fault", "node"

@@ -2,7 +2,7 @@
 
 The study is the truth, MLflow its picture for people. Every call may be repeated: it sends only what differs
 from what MLflow holds. While MLflow does not answer, what is to be sent waits in an `Outbox` and the search
-goes on; `reconcile` repairs the rest at the next start. Only this module and `search.tracking_store` import
+goes on; `reconcile` repairs the rest at the next start. Only this module and `search.tracking.mlflow_store` import
 mlflow, by `MlflowClient`, without MLflow's state of the process, and only the driver uses it. Knows records,
 nothing of studies or Ray.
 """
@@ -20,7 +20,7 @@ from typing import Any, Self, final
 
 import numpy as np
 
-from search import tracking_store as store  # before mlflow, which reads the environment that it sets
+from search.tracking import mlflow_store as store  # before mlflow, which reads the environment that it sets
 
 # isort: split
 import mlflow.models
@@ -28,12 +28,12 @@ import mlflow.pyfunc
 from mlflow.entities import LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.types import Schema, TensorSpec
 
-from search import tracker as told
 from search.model import read_model
-from search.outbox import Outbox
-from search.picture import front_figure, front_table
 from search.record import Front, TrialRecord
-from search.strengths import Strengths, strengths_figure
+from search.tracking import tracker as told
+from search.tracking.outbox import Outbox
+from search.tracking.picture import front_figure, front_table
+from search.tracking.strengths import Strengths, strengths_figure
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the outbox says it in one line
 

@@ -1,6 +1,6 @@
 """The Ray cluster: reached, equipped, silenced, counted. Knows nothing of studies or training.
 
-Ray is imported here, and as in `search.executor`.
+Ray is imported here, and as in `search.workers.executor`.
 """
 
 import logging
@@ -23,7 +23,7 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.tune import PlacementGroupFactory
 
 from search.gate import said
-from search.pools import GIB, Resources, checked, room, told
+from search.workers.pools import GIB, Resources, checked, room, told
 from spaces import InputError
 
 LOOK_EVERY_S = 2.0  # at which nodes the cluster has
@@ -52,7 +52,7 @@ def cluster(address: str | None = None, luggage: Mapping[str, Any] | None = None
     Within another such context, or where Ray is up already, it is that one.
 
     Args:
-        luggage: what its workers are to have, as Ray's runtime environment; see `search.luggage`.
+        luggage: what its workers are to have, as Ray's runtime environment; see `search.workers.luggage`.
 
     Raises:
         InputError: the cluster at `address` cannot be reached.

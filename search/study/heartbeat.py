@@ -19,7 +19,7 @@ from typing import Any, final
 import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from search.patience import Away
+from search.study.patience import Away
 from spaces import InputError
 
 KEY = "archsearch:driver"  # of the row, among the system attributes of the study

@@ -1,6 +1,6 @@
-"""The MLflow server or database that `search.tracking` writes to: reached, tried, its experiments found.
+"""The MLflow server or database that `search.tracking.mlflow` writes to: reached, tried, its experiments found.
 
-Imports mlflow, as only `search.tracking` does besides. Knows nothing of searches.
+Imports mlflow, as only `search.tracking.mlflow` does besides. Knows nothing of searches.
 """
 
 import os
@@ -21,8 +21,8 @@ import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from search.outbox import first_line
-from search.places import public
+from search.checkpoints.places import public
+from search.tracking.outbox import first_line
 from spaces import InputError
 
 _EXTRAS = {"boto3": "s3", "botocore": "s3", "psycopg": "postgresql"}  # what brings a package that is missing

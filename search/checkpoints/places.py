@@ -48,7 +48,7 @@ class Places:
             return cls(**{name: content[name] for name in names if name in content})
         except (FileNotFoundError, NotADirectoryError):
             return cls()
-        except (OSError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} cannot be read: {error}") from None
 
     def write(self, directory: Path) -> None:

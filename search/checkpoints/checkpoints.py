@@ -3,7 +3,7 @@
     NAME/trials/N/   by default, and so under a path on a file system that all nodes share: used where it lies
     URL/NAME/N/      in a store that fsspec knows, such as s3://bucket/prefix: a mirror of the worker's own copy
 
-Knows directories, measurements and `search.mirror`, nothing of Ray or of what is trained.
+Knows directories, measurements and `search.checkpoints.mirror`, nothing of Ray or of what is trained.
 """
 
 import shutil
@@ -22,11 +22,11 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from search.checkpoints.mirror import Damaged, Mirror
+from search.checkpoints.places import Places
+from search.checkpoints.scratch import scratch
 from search.evaluator import Measurement
 from search.gate import said
-from search.mirror import Damaged, Mirror
-from search.places import Places
-from search.scratch import scratch
 from spaces import InputError
 
 TRIALS = "trials"

@@ -19,10 +19,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from search.heartbeat import Heartbeat
-from search.outbox import first_line
-from search.patience import Patience, watch
-from search.places import public
+from search.checkpoints.places import public
+from search.study.heartbeat import Heartbeat
+from search.study.patience import Patience, watch
+from search.tracking.outbox import first_line
 from spaces import InputError
 
 JOURNAL = "study.journal"

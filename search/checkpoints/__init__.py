@@ -1,0 +1,1 @@
+"""What trainings leave to go on from: where it lies, on this machine or in a store."""

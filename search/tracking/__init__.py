@@ -1,0 +1,1 @@
+"""Where people see a search: MLflow, pictures, tables. Only here MLflow is imported."""
