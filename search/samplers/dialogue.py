@@ -3,7 +3,7 @@
 Knows how each sampler wants to hear of each of our states; nothing of budgets, rungs or who trains.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,9 +119,9 @@ class Dialogue:
         self._sampler.paused.pop(number, None)
 
     @property
-    def paused(self) -> tuple[int, ...]:
+    def paused(self) -> Collection[int]:
         """Numbers of trials that wait, in the order in which they came to."""
-        return tuple(self._sampler.paused)
+        return self._sampler.paused.keys()
 
     def note(self, name: str, value: Any) -> None:
         """Keeps something with the study."""

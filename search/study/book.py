@@ -21,7 +21,7 @@ class Book:
         self._records: dict[int, TrialRecord] = {}
         self._counts: Counter[State] = Counter()
         self._trained: dict[str, int] = {}
-        self.inherited = 0  # from an earlier search
+        self._inherited = 0  # from an earlier search
         self.device_s = 0.0  # spent by all trainings together
 
     def put(self, record: TrialRecord) -> None:
@@ -31,7 +31,7 @@ class Book:
             self._counts[before.state] -= 1
             self.device_s -= before.device_s
         elif record.origin is not None:
-            self.inherited += 1
+            self._inherited += 1
         self.device_s += record.device_s
         self._records[record.number] = record
         self._counts[record.state] += 1
@@ -54,7 +54,12 @@ class Book:
     @property
     def started(self) -> int:
         """Trainings begun: running, paused, complete, stopped or failed."""
-        return sum(n for state, n in self._counts.items() if state.open or state.counts) - self.inherited
+        return sum(n for state, n in self._counts.items() if state.open or state.counts) - self._inherited
+
+    @property
+    def ended(self) -> int:
+        """Trainings of the budget that are over."""
+        return sum(n for state, n in self._counts.items() if state.counts) - self._inherited
 
     def training_of(self, architecture_id: str) -> int | None:
         """The number of the trial that trains, or trained, this architecture."""

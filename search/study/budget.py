@@ -1,7 +1,7 @@
 """Budget: what a search may spend of time, and what it has spent. Knows a clock, nothing of trials."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import final
 
 from spaces.schema import BUDGETS, Search
@@ -44,3 +44,15 @@ def shares(search: Search, **spent: float) -> dict[str, float]:
     """
     limits = {name: getattr(search, name) for name in BUDGETS}
     return {name: spent[name] / limit for name, limit in limits.items() if limit is not None}
+
+
+def overspent(search: Search, spent: Mapping[str, float]) -> str:
+    """Which limit of time is reached, in words; empty while none is.
+
+    Args:
+        spent: of `shares`.
+    """
+    for name in ("hours", "device_hours"):
+        if spent.get(name, 0.0) >= 1.0:
+            return f"the budget of {getattr(search, name):g} {name.replace('_', ' ')} is spent"
+    return ""

@@ -7,7 +7,7 @@ does not know who trains: `next` hands out work, `report` takes measurements and
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,23 +16,22 @@ from typing import Any, final
 from optuna.trial import FrozenTrial, TrialState
 
 from search.evaluator import Evaluator, Measurement
-from search.gate import Gate
 from search.pareto import Objectives
 from search.record import Front, State, TrialRecord
 from search.samplers import telling
-from search.samplers.dialogue import DRAWN, Dialogue, Proposal
+from search.samplers.dialogue import Dialogue, Proposal
 from search.study import ledger
 from search.study.book import Book
-from search.study.budget import Clock, shares
+from search.study.budget import Clock, overspent, shares
 from search.study.lease import Lease
 from search.study.ledger import Diary, Rung
+from search.study.proposer import Proposer
 from search.study.rungs import Rungs
-from search.study.untried import Answers, untried
+from search.study.untried import Answers
 from search.study.work import Assignment, Idle, Observer, reaches
-from spaces import Architecture, SearchSpace, SpaceFile
+from spaces import SpaceFile
 
 CLOCK = "clock"  # attribute of the study: hours that drivers have spent on it
-FREE_IN_A_ROW = 50  # proposals that need no training after which the driver draws by itself
 
 
 @final
@@ -70,14 +69,8 @@ class Study:
         self._clock = Clock(dialogue.noted(CLOCK), partial(dialogue.note, CLOCK))
         self._diary = Diary(dialogue.write)
         self._adopted: deque[int] = deque()  # trainings that were cut short, by a driver's death or the end of time
-        self._cut: FrozenTrial | None = None  # a proposal that a crash cut in half
-        self._drawn = False  # the next proposal is settled
-        self._row = 0  # proposals of the sampler in a row that needed no training
-        self._gate = None if evaluator is None else Gate(evaluator, file.constraints)
-        if evaluator is not None:
-            self._space = SearchSpace(file)
-            self._untried = untried(self._space, file.search.seed, self._wanted)
-        self._restore(writing=evaluator is not None)
+        self._proposer = None if evaluator is None else Proposer(dialogue, self._book, file, evaluator)
+        self._restore()
 
     def close(self) -> None:
         """Writes what is still to be written, and lets another driver have the search."""
@@ -100,23 +93,19 @@ class Study:
     @property
     def spent(self) -> dict[str, float]:
         """What share of each limit of the budget is spent, by its name; of the trials, those that have ended."""
-        ended = sum(n for state, n in self._book.counts().items() if state.counts) - self._book.inherited
-        return shares(self.file.search, trials=ended, hours=self._clock.hours, device_hours=self._book.device_s / 3600)
+        hours, device_hours = self._clock.hours, self._book.device_s / 3600
+        return shares(self.file.search, trials=self._book.ended, hours=hours, device_hours=device_hours)
 
     @property
     def overspent(self) -> str:
         """Why nothing more may be trained though trials are left; empty while there is time."""
-        search, spent = self.file.search, self.spent
-        for name in ("hours", "device_hours"):
-            if spent.get(name, 0.0) >= 1.0:
-                return f"the budget of {getattr(search, name):g} {name.replace('_', ' ')} is spent"
-        return ""
+        return overspent(self.file.search, self.spent)
 
     @property
     def remaining(self) -> float:
         """Trainings that are not running and may still run: not yet started, or left; infinite without a limit."""
         unstarted = (self.file.search.trials or math.inf) - self._book.started
-        return max(0, unstarted) + len(self._adopted) + sum(1 for _ in self._waiting())
+        return max(0, unstarted) + len(self._adopted) + len(self._dialogue.paused)
 
     def records(self) -> list[TrialRecord]:
         """All trials in the order of their numbers."""
@@ -148,10 +137,8 @@ class Study:
             answers: in this space, that lead to its architecture.
             origin: `NAME/NUMBER`.
         """
-        if not self._drawn and self._cut is None:  # else a crash has come between
-            self._dialogue.enqueue(answers)
-        number = self._dialogue.ask(self._space, self._cut).number
-        self._cut, self._drawn = None, False
+        assert self._proposer is not None
+        number = self._proposer.given(answers).number
         record = replace(earlier, number=number, origin=origin, mlflow_run_id=None)
         for measurement in record.history:
             self._diary.add(number, measurement, at_once=False)
@@ -171,9 +158,9 @@ class Study:
 
     def propose(self, answers: Sequence[Answers]) -> None:
         """Makes these the next proposals, in their order; but for as many as wait already, from before a crash."""
+        assert self._proposer is not None
         for given in answers[self._dialogue.waiting() :]:
-            self._dialogue.enqueue(given)
-            self._drawn = True
+            self._proposer.settle(given)
 
     # Proposing
 
@@ -199,8 +186,8 @@ class Study:
         self._rungs.settle()
         if (promoted := self._promoted()) is not None:
             return self._assignment(promoted)
-        for record in list(self._waiting()):
-            self._end(replace(record, state=State.STOPPED, reason=self._rungs.verdict(record.number)))
+        for number in tuple(self._dialogue.paused):
+            self._end(replace(self._book[number], state=State.STOPPED, reason=self._rungs.verdict(number)))
         return found
 
     def _promoted(self) -> int | None:
@@ -211,45 +198,24 @@ class Study:
         self._dialogue.write(promotion.number, *ledger.rung_attribute(promotion.rung))
         return promotion.number
 
-    def _waiting(self) -> Iterator[TrialRecord]:
-        """Those that wait at a rung."""
-        return (self._book[number] for number in self._dialogue.paused)
-
     def _propose(self, deadline: float) -> Assignment | Idle:
         """The next proposal that is to be trained."""
+        assert self._proposer is not None
         while self._book.started < (self.file.search.trials or math.inf):
-            if self._row >= FREE_IN_A_ROW and self._cut is None and not self._drawn:
-                idle = self._draw(deadline)
-                if idle is not None:
-                    return idle
-            proposal = self._dialogue.ask(self._space, self._cut)
-            self._cut, self._drawn = None, False
+            proposal = self._proposer.next(deadline)
+            if isinstance(proposal, Idle):
+                return proposal
             if self._judge(proposal).state is State.RUNNING:
                 return self._assignment(proposal.number)
             if time.monotonic() > deadline:
                 return Idle.LATER
         return Idle.BUDGET
 
-    def _draw(self, deadline: float) -> Idle | None:
-        """Makes a feasible untried architecture the next proposal."""
-        for drawn in self._untried:
-            if drawn is not None:
-                self._dialogue.enqueue(drawn)
-                return None
-            if time.monotonic() > deadline:
-                return Idle.LATER
-        return Idle.EXHAUSTED
-
-    def _wanted(self, architecture: Architecture) -> bool:
-        assert self._gate is not None
-        untrained = self._book.training_of(architecture.id) is None
-        return untrained and self._gate.check(architecture).feasible
-
     def _judge(self, proposal: Proposal) -> TrialRecord:
         """Stores a proposal, and ends it here if it is not to be trained."""
-        assert self._gate is not None
+        assert self._proposer is not None
         architecture, now = proposal.architecture, time.time()
-        checked, earlier = self._gate.check(architecture), self._book.training_of(architecture.id)
+        checked, earlier = self._proposer.check(architecture), self._book.training_of(architecture.id)
         record = TrialRecord(
             number=proposal.number,
             architecture=architecture,
@@ -265,19 +231,11 @@ class Study:
             record = replace(record, state=State.DUPLICATE, reason=reason, duplicate_of=earlier, ended=now)
         for attribute, value in ledger.ending(record) + ledger.proposal(record):
             self._dialogue.write(record.number, attribute, value)
-        self._remember(record, drawn=proposal.drawn)
+        self._book.put(record)
+        self._proposer.judged(record, drawn=proposal.drawn)
         if record.state is not State.RUNNING:
             self._tell(record)
         return record
-
-    def _remember(self, record: TrialRecord, *, drawn: bool) -> None:
-        self._book.put(record)
-        if drawn:
-            self._row = min(self._row, FREE_IN_A_ROW - 1)  # the sampler may try again
-        elif record.state in (State.INFEASIBLE, State.DUPLICATE):
-            self._row += 1
-        else:
-            self._row = 0
 
     def _assignment(self, number: int) -> Assignment:
         record = self._book[number]
@@ -407,30 +365,27 @@ class Study:
 
     # After a crash
 
-    def _restore(self, *, writing: bool) -> None:
-        """Reads every trial; with `writing` also ends, adopts or keeps for later what was cut short."""
+    def _restore(self) -> None:
+        """Reads every trial; with an evaluator also ends, adopts or keeps for later what was cut short."""
         arrivals: list[tuple[int, Rung]] = []
-        unfinished: list[FrozenTrial] = []
         for frozen in self._dialogue.trials():
-            if frozen.state is TrialState.WAITING:
-                self._drawn = True
-            if ledger.PROPOSAL not in frozen.user_attrs:
-                self._cut = frozen if frozen.state is TrialState.RUNNING else None
-                continue
-            record = ledger.read(frozen.number, self._dialogue.annotated(frozen))
-            if record.state.open and frozen.state.is_finished():
-                record = replace(record, state=State.FAILED, reason="ended by another program")
-            self._remember(record, drawn=DRAWN in frozen.user_attrs)
-            arrivals += [(frozen.number, rung) for rung in ledger.rungs(frozen.user_attrs)]
-            if frozen.state is TrialState.RUNNING:
-                unfinished.append(frozen)
-            else:
-                self._rungs.close(frozen.number)
+            record = None
+            if ledger.PROPOSAL in frozen.user_attrs:
+                record = ledger.read(frozen.number, self._dialogue.annotated(frozen))
+                if record.state.open and frozen.state.is_finished():
+                    record = replace(record, state=State.FAILED, reason="ended by another program")
+                self._book.put(record)
+                arrivals += [(frozen.number, rung) for rung in ledger.rungs(frozen.user_attrs)]
+                if not record.state.open:
+                    self._rungs.close(record.number)
+            if self._proposer is not None:
+                self._proposer.found(frozen, record)
         for number, rung in sorted(arrivals, key=lambda arrival: arrival[1].place):
             self._rungs.enter(number, rung, guest=self._book[number].origin is not None)
-        if writing:
-            for frozen in unfinished:
-                self._take_up(frozen)
+        if self._proposer is not None:
+            for frozen in self._dialogue.trials():
+                if frozen.state is TrialState.RUNNING and ledger.PROPOSAL in frozen.user_attrs:
+                    self._take_up(frozen)
 
     def _take_up(self, frozen: FrozenTrial) -> None:
         """Goes on with a trial where a driver left it."""
@@ -438,7 +393,6 @@ class Study:
         self._dialogue.reopen(frozen)
         self._diary.resume(frozen.number, frozen.user_attrs)
         if not record.state.open:
-            self._rungs.close(record.number)
             self._tell(record)
         elif reached and not reached[-1].goes_on:
             self._act(record.number, reached[-1])

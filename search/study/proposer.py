@@ -1,0 +1,95 @@
+"""Proposer: what is proposed next. The sampler decides, or chance where it runs dry; settled ones come first.
+
+Knows spaces, the gate and who has been trained; nothing of trainings, rungs or what trials are told as.
+"""
+
+import time
+from typing import final
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.evaluator import Evaluator
+from search.gate import Checked, Gate
+from search.record import State, TrialRecord
+from search.samplers.dialogue import DRAWN, Dialogue, Proposal
+from search.study.book import Book
+from search.study.untried import Answers, untried
+from search.study.work import Idle
+from spaces import Architecture, SearchSpace, SpaceFile
+
+FREE_IN_A_ROW = 50  # proposals that need no training after which the driver draws by itself
+
+
+@final
+class Proposer:
+    """Asks for proposals, one at a time; each is to be judged before the next."""
+
+    def __init__(self, dialogue: Dialogue, book: Book, file: SpaceFile, evaluator: Evaluator):
+        self._dialogue, self._book, self._space = dialogue, book, SearchSpace(file)
+        self._gate = Gate(evaluator, file.constraints)
+        self._untried = untried(self._space, file.search.seed, self._wanted)
+        self._cut: FrozenTrial | None = None  # a proposal that a crash cut in half
+        self._drawn = False  # the next proposal is settled
+        self._row = 0  # proposals of the sampler in a row that needed no training
+
+    def next(self, deadline: float) -> Proposal | Idle:
+        """A proposal of any kind, to be trained or not.
+
+        Args:
+            deadline: by the monotonic clock; for the search for one that can be trained, where the sampler has none.
+        """
+        if self._row >= FREE_IN_A_ROW and self._cut is None and not self._drawn:
+            idle = self._draw(deadline)
+            if idle is not None:
+                return idle
+        return self._ask()
+
+    def given(self, answers: Answers) -> Proposal:
+        """The proposal that these answers lead to; the one that a crash cut in half, if there is one."""
+        if not self._drawn and self._cut is None:
+            self._dialogue.enqueue(answers)
+        return self._ask()
+
+    def _ask(self) -> Proposal:
+        proposal = self._dialogue.ask(self._space, self._cut)
+        self._cut, self._drawn = None, False
+        return proposal
+
+    def settle(self, answers: Answers) -> None:
+        """Makes these answers the next proposal, after those that are settled already."""
+        self._dialogue.enqueue(answers)
+        self._drawn = True
+
+    def check(self, architecture: Architecture) -> Checked:
+        return self._gate.check(architecture)
+
+    def _draw(self, deadline: float) -> Idle | None:
+        """Makes a feasible untried architecture the next proposal."""
+        for drawn in self._untried:
+            if drawn is not None:
+                self._dialogue.enqueue(drawn)
+                return None
+            if time.monotonic() > deadline:
+                return Idle.LATER
+        return Idle.EXHAUSTED
+
+    def _wanted(self, architecture: Architecture) -> bool:
+        return self._book.training_of(architecture.id) is None and self.check(architecture).feasible
+
+    def judged(self, record: TrialRecord, *, drawn: bool) -> None:
+        """Hears what became of a proposal."""
+        if drawn:
+            self._row = min(self._row, FREE_IN_A_ROW - 1)  # the sampler may try again
+        elif record.state in (State.INFEASIBLE, State.DUPLICATE):
+            self._row += 1
+        else:
+            self._row = 0
+
+    def found(self, frozen: FrozenTrial, record: TrialRecord | None) -> None:
+        """Hears of a trial that a driver has left, in the order of their numbers; None where it was not judged."""
+        if frozen.state is TrialState.WAITING:
+            self._drawn = True
+        if record is None:
+            self._cut = frozen if frozen.state is TrialState.RUNNING else None
+        else:
+            self.judged(record, drawn=DRAWN in frozen.user_attrs)
