@@ -35,7 +35,7 @@ from spaces import Architecture, InputError, SpaceError, Start, build
 from spaces.backbone import create
 from spaces.removal import Removal, remove_dead
 from spaces.schema import SpaceFile
-from spaces.techniques.scales import strengths
+from spaces.techniques.scaling.scales import strengths
 from spaces.weights import normalisation, weights_of
 
 _SAVE_EVERY_S = 60  # between validations; an epoch of a big data set is not lost with a killed process

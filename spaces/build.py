@@ -16,7 +16,7 @@ from spaces.anatomy import anatomy_of
 from spaces.architecture import Architecture, resolve
 from spaces.backbone import create, first_line
 from spaces.errors import SpaceError
-from spaces.importance import Batch, check_method, scores
+from spaces.resizing.importance import Batch, check_method, scores
 from spaces.techniques import TECHNIQUES
 from spaces.techniques.width import Width
 from spaces.weights import cached
@@ -29,7 +29,7 @@ class Start:
     Attributes:
         weights: a .safetensors file of the backbone; None for timm's own from the local cache, of the tag that
             the architecture's backbone names (`resnet18.a1_in1k`), else of its first.
-        importance: by what the channels of a narrower network are chosen, one of `spaces.importance.METHODS`.
+        importance: by what the channels of a narrower network are chosen, one of `spaces.resizing.importance.METHODS`.
         batch: images [N, C, H, W] and labels [N] for the importance `taylor`.
 
     Raises:

@@ -14,9 +14,9 @@ from spaces.anatomy import Anatomy, anatomy_of
 from spaces.architecture import Architecture, resolve
 from spaces.build import build
 from spaces.techniques.base import Choice, kind_of, values_of
-from spaces.techniques.ends import ends_of
-from spaces.techniques.removed import TOLERANCE, removable
-from spaces.techniques.scales import Gate, Learned, mean_factors, scales_of
+from spaces.techniques.scaling.ends import ends_of
+from spaces.techniques.scaling.removed import TOLERANCE, removable
+from spaces.techniques.scaling.scales import Gate, Learned, mean_factors, scales_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from search.costs.cost import InputSize
-from spaces.meta import on_meta
+from spaces.anatomy.meta import on_meta
 
 
 def macs(model: nn.Module, input_size: InputSize) -> int:

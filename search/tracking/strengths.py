@@ -1,6 +1,6 @@
 """Which layers and channels of a trained network came to count most, drawn for people.
 
-Takes what `spaces.techniques.scales.strengths` found: a list of strengths for each place, one for the whole
+Takes what `spaces.techniques.scaling.scales.strengths` found: a list of strengths for each place, one for the whole
 layer or one a channel (or group). Knows nothing of models or of searches.
 """
 

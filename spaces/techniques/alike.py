@@ -14,7 +14,7 @@ from functools import lru_cache
 from torch import nn
 
 from spaces.anatomy import Anatomy
-from spaces.stages import Stage, ancestors, inside
+from spaces.anatomy.stages import Stage, ancestors, inside
 from spaces.techniques.base import PerStage
 from spaces.techniques.norms import FUSED, NORMS
 

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 from torch import nn
 
 from spaces.anatomy import Anatomy
+from spaces.anatomy.dims import Dim
 from spaces.backbone import LARGEST_NUMBER
-from spaces.dims import Dim
 from spaces.errors import shown
-from spaces.sizing import Scale, divisors, sizes, stages_of
+from spaces.resizing.sizing import Scale, divisors, sizes, stages_of
 from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Scalar, Technique, kind_of
 from spaces.techniques.grouping import regroup, separate, shuffles
 from spaces.techniques.width import chosen_scales

@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import nn
 
 from spaces.anatomy import Anatomy, channel_axis
-from spaces.dims import Dim
+from spaces.anatomy.dims import Dim
 from spaces.techniques import wrapping
 from spaces.techniques.base import Choice, NotApplicable, PerStage, Technique
 from spaces.techniques.norms import FUSED, NORMS, channels_of, is_a, replaced

@@ -15,12 +15,12 @@ from typing import ClassVar
 from torch import nn
 
 from spaces.anatomy import Anatomy, Branch
+from spaces.anatomy.dims import Dim, SizeOf
 from spaces.backbone import LARGEST_NUMBER, create
-from spaces.dims import Dim, SizeOf
 from spaces.errors import shown
-from spaces.importance import Scores, most_important, scores
-from spaces.resize import resize
-from spaces.sizing import Scale, factors_of, rounded, scaled, sizes, stages_of
+from spaces.resizing.importance import Scores, most_important, scores
+from spaces.resizing.resize import resize
+from spaces.resizing.sizing import Scale, factors_of, rounded, scaled, sizes, stages_of
 from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Scalar, Technique, kind_of
 
 LARGEST = 8.0  # multipliers; a whole number above it is a channel count

@@ -23,7 +23,7 @@ import torch
 
 from search.trial import TimmEvaluator, dataset_of
 from spaces import Architecture, SpaceFile, load
-from spaces.importance import METHODS
+from spaces.resizing.importance import METHODS
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 IMAGES, WEIGHTS = SHARED / "data/flowers12", SHARED / "weights/tf_efficientnet_lite0.safetensors"

@@ -20,7 +20,7 @@ from search.training import Trainer
 from search.trial import TimmEvaluator
 from spaces import Architecture, SpaceFile, build, load
 from spaces.schema import Train
-from spaces.techniques.scales import Gate, Learned, scales_of
+from spaces.techniques.scaling.scales import Gate, Learned, scales_of
 from tests.search.command import archsearch, space_file
 from tests.search.pictures import data_of
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from spaces import Architecture, build
 from spaces.anatomy import anatomy_of
-from spaces.techniques.mrla import BaseAttention, LightAttention
+from spaces.techniques.layer_attention.mrla import BaseAttention, LightAttention
 
 SMALL = {"layers": [3, 2, 2], "channels": [8, 8, 8]}
 TOKENS = {"img_size": 32, "patch_size": 8, "depth": 7, "embed_dim": 48}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spaces.dims import PRODUCT, SUM, Dim, DimError, product_of, reshape, split, sum_of, unify
+from spaces.anatomy.dims import PRODUCT, SUM, Dim, DimError, product_of, reshape, split, sum_of, unify
 
 
 def half(leaf: Dim) -> int:

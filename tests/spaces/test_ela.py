@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spaces import Architecture, build
-from spaces.techniques.ela import Gate, SkipController, beta_cdf, quantiles, redundancy
-from spaces.techniques.mrla import BaseLayer
+from spaces.techniques.layer_attention.ela import Gate, SkipController, beta_cdf, quantiles, redundancy
+from spaces.techniques.layer_attention.mrla import BaseLayer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spaces import Architecture, SpaceError, build
 from spaces.anatomy import anatomy_of
 from spaces.fold import fold
-from spaces.techniques.scales import Learned, Scale, scales_of
+from spaces.techniques.scaling.scales import Learned, Scale, scales_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy, anatomy_of
+from spaces.anatomy.dims import PRODUCT, Dim
 from spaces.architecture import Architecture
 from spaces.backbone import create
 from spaces.build import Start, build
-from spaces.dims import PRODUCT, Dim
 from spaces.errors import SpaceError
-from spaces.importance import METHODS, most_important, scores
-from spaces.resize import resize
+from spaces.resizing.importance import METHODS, most_important, scores
+from spaces.resizing.resize import resize
 from spaces.techniques import TECHNIQUES
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spaces import Architecture, SpaceError, build
 from spaces.techniques.layer_attention import LayerAttention, head_dim
-from spaces.techniques.mrla import BaseLayer, LightLayer
+from spaces.techniques.layer_attention.mrla import BaseLayer, LightLayer
 from tests.spaces.attended import FAMILIES, SMALL, attentions, awake, images_for, network
 
 pytestmark = pytest.mark.usefixtures("one_thread")

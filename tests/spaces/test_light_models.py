@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from spaces.anatomy import anatomy_of
+from spaces.anatomy.meta import SMALL
 from spaces.backbone import create
-from spaces.meta import SMALL
-from spaces.techniques.ends import light_model, own_starts
+from spaces.techniques.scaling.ends import light_model, own_starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

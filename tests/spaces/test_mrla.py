@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spaces.techniques.mrla import BaseAttention, BaseLayer, kernel_of
+from spaces.techniques.layer_attention.mrla import BaseAttention, BaseLayer, kernel_of
 from tests.spaces.attended import attentions, awake, images_for, network
 
 pytestmark = pytest.mark.usefixtures("one_thread")

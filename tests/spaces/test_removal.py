@@ -9,9 +9,9 @@ from search.costs.params import params
 from spaces import Architecture, SpaceError, build
 from spaces.anatomy import anatomy_of
 from spaces.removal import remove_dead
-from spaces.techniques.mrla import BaseLayer, LightLayer
-from spaces.techniques.removed import First
-from spaces.techniques.scales import Gate, Learned, scales_of
+from spaces.techniques.layer_attention.mrla import BaseLayer, LightLayer
+from spaces.techniques.scaling.removed import First
+from spaces.techniques.scaling.scales import Gate, Learned, scales_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

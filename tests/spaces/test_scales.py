@@ -8,7 +8,8 @@ from timm.layers import EcaModule
 from torch import Tensor, nn
 
 from spaces import Architecture, build
-from spaces.techniques.scales import (
+from spaces.techniques.scaling import nearest_divisor
+from spaces.techniques.scaling.scales import (
     EfficientAttention,
     Gate,
     Learned,
@@ -18,7 +19,6 @@ from spaces.techniques.scales import (
     scales_of,
     strengths,
 )
-from spaces.techniques.scaling import nearest_divisor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

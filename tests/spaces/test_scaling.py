@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from spaces import Architecture, SpaceError, build
 from spaces.anatomy import anatomy_of
-from spaces.techniques.ends import ends_of
-from spaces.techniques.scales import (
+from spaces.techniques.scaling import Scaling
+from spaces.techniques.scaling.ends import ends_of
+from spaces.techniques.scaling.scales import (
     Fixed,
     Gate,
     Learned,
     Scale,
     scales_of,
 )
-from spaces.techniques.scaling import Scaling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from spaces.anatomy import Anatomy, channel_axis
-from spaces.dims import Dim, SizeOf
+from spaces.anatomy.dims import Dim, SizeOf
 
 Sizes = Mapping[str, Sequence[tuple[int, int]]]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy
-from spaces.dims import SizeOf
+from spaces.anatomy.dims import SizeOf
 
 
 def gain_of(model: nn.Module, anatomy: Anatomy, size_of: SizeOf) -> Callable[[str, Sequence[int]], float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spaces.anatomy import Anatomy
-from spaces.dims import PRODUCT, Dim
+from spaces.anatomy.dims import PRODUCT, Dim
 from spaces.errors import SpaceError, unknown
 
 Batch = tuple[Tensor, Tensor]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy, Branch, channel_axis
-from spaces.dims import Dim
-from spaces.meta import meta_image, on_meta
-from spaces.stages import inside
+from spaces.anatomy.dims import Dim
+from spaces.anatomy.meta import meta_image, on_meta
+from spaces.anatomy.stages import inside
 
 TOKEN_RUN = 4  # blocks that see each other in a transformer, as in the reference's DeiT-base form
 

@@ -1,6 +1,6 @@
 """One forward pass as a graph of operators, in which factors are moved back into weights.
 
-Knows modules and operators (`spaces.moves`), nothing of what a scale is.
+Knows modules and operators (`spaces.fold.moves`), nothing of what a scale is.
 """
 
 from collections.abc import Callable, Collection
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from spaces.moves import MULTIPLY, Stuck, Value, absorbed, root
-from spaces.operators import aten
+from spaces.anatomy.operators import aten
+from spaces.fold.moves import MULTIPLY, Stuck, Value, absorbed, root
 
 
 class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]

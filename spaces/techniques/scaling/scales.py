@@ -11,8 +11,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from spaces.meta import meta_image, on_meta
-from spaces.trace import Trace
+from spaces.anatomy.meta import meta_image, on_meta
+from spaces.anatomy.trace import Trace
 
 GATE_REACH = 10.0  # from 1 to 0 and back five times; with 4 as many close in 255 steps, with the weights' 0.25 none
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from spaces.anatomy import Anatomy, Branch
-from spaces.stages import inside
-from spaces.techniques.ends import End, ends_of, light_model, remove_own
-from spaces.techniques.scales import Fixed
+from spaces.anatomy.stages import inside
+from spaces.techniques.scaling.ends import End, ends_of, light_model, remove_own
+from spaces.techniques.scaling.scales import Fixed
 from spaces.techniques.wrapping import append
 
 TOLERANCE = 1e-5  # of the largest output

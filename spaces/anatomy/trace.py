@@ -1,6 +1,6 @@
 """One forward pass on the meta device, watched: how sizes depend on each other, where branches are added.
 
-Reads any module that runs on meta tensors; knows tensors and `spaces.dims`, nothing of timm. An operator
+Reads any module that runs on meta tensors; knows tensors and `spaces.anatomy.dims`, nothing of timm. An operator
 without a rule fixes the sizes that go in, which is always safe, and is noted.
 """
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from spaces.dims import Dim, DimError
-from spaces.operators import aten, dims_after
+from spaces.anatomy.dims import Dim, DimError
+from spaces.anatomy.operators import aten, dims_after
 
 _LAYERS = {aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.matmul, aten.linear}
 _ALIASES = {

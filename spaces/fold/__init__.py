@@ -1,18 +1,18 @@
 """Fold static scales into the weights before them: the same outputs, no operator more than without scales.
 
-Where the weights are is read from one forward pass (`spaces.flow`). Knows scales, nothing of architectures.
+Where the weights are is read from one forward pass (`spaces.fold.flow`). Knows scales, nothing of architectures.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from spaces.flow import Flow
-from spaces.meta import InputSize, meta_image, on_meta
-from spaces.techniques.ends import remove_own
-from spaces.techniques.scales import Static, own_scales
+from spaces.anatomy.meta import InputSize, meta_image, on_meta
+from spaces.anatomy.trace import Trace
+from spaces.fold.flow import Flow
+from spaces.techniques.scaling.ends import remove_own
+from spaces.techniques.scaling.scales import Static, own_scales
 from spaces.techniques.wrapping import After
-from spaces.trace import Trace
 
 
 def fold(model: nn.Module, input_size: InputSize | None = None) -> list[str]:

@@ -2,7 +2,7 @@
 
 Blocks are the children of containers (sequences, lists) in which residual branches are added. A network
 without residual branches has its blocks in containers of parts of one kind (DenseNet), or is a run of
-convolutions, cut where the resolution changes (VGG). Knows modules and `spaces.trace`, no names of models.
+convolutions, cut where the resolution changes (VGG). Knows modules and `spaces.anatomy.trace`, no names of models.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from functools import cached_property
 
 from torch import nn
 
-from spaces.trace import Trace
+from spaces.anatomy.trace import Trace
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

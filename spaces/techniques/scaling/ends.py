@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy, Branch
+from spaces.anatomy.meta import OnlySmall
 from spaces.backbone import create
 from spaces.errors import SpaceError
-from spaces.meta import OnlySmall
 from spaces.techniques.base import NotApplicable
 from spaces.techniques.norms import NORMS
-from spaces.techniques.scales import is_own_scale
+from spaces.techniques.scaling.scales import is_own_scale
 from spaces.techniques.wrapping import chained, place
 
 

@@ -64,7 +64,7 @@ class Tap:
 
 
 class Gate(Protocol):
-    """Decides whether a layer retrieves at all, and watches it when it does (`spaces.techniques.ela`)."""
+    """Decides whether a layer retrieves at all, and watches it when it does (see `ela`)."""
 
     @property
     def open(self) -> bool: ...

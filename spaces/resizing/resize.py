@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy
-from spaces.counts import correct
-from spaces.dims import PRODUCT, Dim, SizeOf
-from spaces.spread import gain_of
+from spaces.anatomy.dims import PRODUCT, Dim, SizeOf
+from spaces.resizing.counts import correct
+from spaces.resizing.spread import gain_of
 
 Kept = Mapping[Dim, Tensor]
 

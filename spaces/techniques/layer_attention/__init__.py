@@ -14,11 +14,10 @@ from timm.layers import DropPath
 from torch import nn
 
 from spaces.anatomy import Anatomy
-from spaces.sizing import divisors
+from spaces.resizing.sizing import divisors
 from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Technique, kind_of
-from spaces.techniques.ela import Gate, SkipController
-from spaces.techniques.layer_places import Place, first_branch, places, runs, widths
-from spaces.techniques.mrla import (
+from spaces.techniques.layer_attention.ela import Gate, SkipController
+from spaces.techniques.layer_attention.mrla import (
     BaseAttention,
     BaseLayer,
     Following,
@@ -29,6 +28,7 @@ from spaces.techniques.mrla import (
     OnTokens,
     Tap,
 )
+from spaces.techniques.layer_attention.places import Place, first_branch, places, runs, widths
 
 HEAD_DIMS = {"mrla_base": 16, "mrla_light": 32}  # the reference's ResNets; its DeiTs have 16 in both forms
 FIRST_GATE = 2  # of a run: attention over one layer, which is what the second shares with the first, cannot differ

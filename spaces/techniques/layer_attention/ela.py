@@ -2,7 +2,7 @@
 
 Known is what the abstract says: adjacent layers learn near-identical attention over layers, the redundancy is a
 KL divergence, a "beta quantile mapping" decides which retrievals to skip. How is a reconstruction, not the
-paper's equations. Knows `spaces.techniques.mrla`; nothing of models, stages or choices.
+paper's equations. Knows `spaces.techniques.layer_attention.mrla`; nothing of models, stages or choices.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from spaces.techniques.mrla import History
+from spaces.techniques.layer_attention.mrla import History
 
 KAPPA = 0.05  # divergences from here on are never redundant: logits correlated by 90% give 0.05 to 0.08
 KEPT = 0.9  # of the moving average, per batch

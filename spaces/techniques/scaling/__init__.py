@@ -15,14 +15,22 @@ import torch
 from torch import nn
 
 from spaces.anatomy import Anatomy
+from spaces.anatomy.dims import Dim
 from spaces.backbone import LARGEST_NUMBER
-from spaces.dims import Dim
 from spaces.fold import fold_own
-from spaces.sizing import divisors, sizes, stages_of
+from spaces.resizing.sizing import divisors, sizes, stages_of
 from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Technique, kind_of, values_of
-from spaces.techniques.ends import End, channels_of, ends_of, free_gain, own_starts, remove_own
-from spaces.techniques.removed import removable
-from spaces.techniques.scales import EfficientAttention, Fixed, Gate, Learned, Scale, SqueezeExcite, is_own_scale
+from spaces.techniques.scaling.ends import End, channels_of, ends_of, free_gain, own_starts, remove_own
+from spaces.techniques.scaling.removed import removable
+from spaces.techniques.scaling.scales import (
+    EfficientAttention,
+    Fixed,
+    Gate,
+    Learned,
+    Scale,
+    SqueezeExcite,
+    is_own_scale,
+)
 from spaces.techniques.width import chosen_scales
 from spaces.techniques.wrapping import append
 

@@ -1,7 +1,7 @@
 """What each operator does to the dimensions of its tensors, one rule an operator.
 
 Rules get the operator's arguments, the dimensions of its tensor inputs and its outputs, and merge or cut
-dimensions as the operator demands. Knows `spaces.dims` and shapes, nothing of models.
+dimensions as the operator demands. Knows `spaces.anatomy.dims` and shapes, nothing of models.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spaces.dims import SUM, Dim, DimError, product_of, reshape, split, sum_of, unify
+from spaces.anatomy.dims import SUM, Dim, DimError, product_of, reshape, split, sum_of, unify
 
 aten = torch.ops.aten
 

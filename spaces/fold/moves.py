@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spaces.operators import aten
+from spaces.anatomy.operators import aten
 
 
 class Stuck(Exception):

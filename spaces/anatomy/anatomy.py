@@ -1,6 +1,6 @@
 """The anatomy of a timm model: stages, blocks, residual branches and channels, read from the model itself.
 
-No table of families: everything here follows from one watched forward pass (`spaces.trace`). Techniques act
+No table of families: everything here follows from one watched forward pass (`spaces.anatomy.trace`). Techniques act
 on what they find here, and say why where it is missing.
 """
 
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from spaces.anatomy.dims import PRODUCT, Dim
+from spaces.anatomy.stages import Places, Stage, inside
+from spaces.anatomy.trace import Addition, Trace
 from spaces.backbone import create
-from spaces.dims import PRODUCT, Dim
 from spaces.errors import SpaceError
-from spaces.stages import Places, Stage, inside
-from spaces.trace import Addition, Trace
 
 __all__ = ["Anatomy", "Branch", "Stage", "anatomy_of", "channel_axis", "input_size"]
 

@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 from timm.layers import make_divisible
 
 from spaces.anatomy import Anatomy
-from spaces.dims import SUM, Dim, SizeOf
+from spaces.anatomy.dims import SUM, Dim, SizeOf
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""New channel counts for any model, from scratch or with the weights that matter most."""
