@@ -215,12 +215,19 @@ def _load(directory: Path, opened: JournalStorage | Database) -> optuna.Study:
     try:
         return optuna.load_study(study_name=directory.name, storage=opened)
     except (ValueError, OSError, AssertionError, TypeError) as error:  # whatever Optuna makes of a strange journal
-        raise InputError(f"{directory / JOURNAL} is damaged and cannot be read: {error}") from error
+        raise _damaged(directory, error) from error
+
+
+def _damaged(directory: Path, error: Exception) -> InputError:
+    return InputError(f"{directory / JOURNAL} is damaged and cannot be read: {error}")
 
 
 @contextmanager
 def _open(directory: Path, url: str | None) -> Iterator[JournalStorage | Database]:
-    opened = storage_of(directory, url)
+    try:
+        opened = storage_of(directory, url)
+    except (ValueError, OSError, AssertionError, TypeError, LookupError) as error:  # of a strange journal
+        raise _damaged(directory, error) from error
     try:
         yield opened
     finally:

@@ -68,8 +68,8 @@ def test_the_key_names_the_members_and_counts_the_states() -> None:
     for line in (
         f"front (3), hypervolume {shown(front(RECORDS).hypervolume)}",
         "complete, dominated (1)",
-        "stopped early, where it stood (1)",
-        "1 failed, 1 running",
+        "stopped or paused early, where it stood (1)",
+        "1 failed, 1 running, 0 paused",
         "never trained: 1 infeasible",
         "net=0",
         "accuracy 0.97, macs 20.00 M",

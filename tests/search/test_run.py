@@ -158,8 +158,11 @@ def test_kill_9_and_resume_lose_repeat_and_double_nothing(tmp_path: Path) -> Non
     assert result.returncode == 0, result.stdout + result.stderr
     after = {record.number: record for record in results.opened(tmp_path / "runs", "tiny").records()}
     for number, record in before.items():
-        assert after[number].state is record.state
-        assert [(m.fidelity, m.time) for m in after[number].history] == [(m.fidelity, m.time) for m in record.history]
+        assert after[number].state is record.state or record.state is State.PAUSED
+        if record.state is State.PAUSED:
+            assert after[number].state in (State.COMPLETE, State.STOPPED)
+        seen = [(m.fidelity, m.time) for m in record.history]
+        assert [(m.fidelity, m.time) for m in after[number].history][: len(seen)] == seen
     check_that_everything_adds_up(tmp_path, "tiny", 8)
 
 
@@ -225,7 +228,7 @@ def test_no_feasible_architecture_is_code_1(tmp_path: Path) -> None:
         (["run", "tiny.yaml", "--runs", "50%20x"], {}, "cannot be part of a database's address"),
         (["front", "none"], {}, "no searches"),
         (["pick", "none"], {}, "no searches"),
-        (["ui"], {}, "no searches"),
+        (["ui"], {}, "no MLflow store"),
         (["run"], {}, "SPACE"),
     ],
 )

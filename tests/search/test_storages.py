@@ -130,7 +130,6 @@ def test_a_database_that_is_gone_for_good_ends_the_search_and_loses_nothing(post
             drive(study, Table())
         with suppress(InputError):
             study.close()
-        study._lease.release()
     finally:
         postgres.start()
     resumed = studies.resume(tmp_path / "s", plain_space(trials=6), Table())

@@ -6,6 +6,10 @@ import os
 import random
 import shutil
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections import Counter
 
 import optuna
@@ -428,3 +432,35 @@ def test_the_journal_is_plain_json_lines(begin):
         json.loads(line)
     shutil.rmtree(study.directory / "trials")
     assert studies.read(study.directory).records() == study.records()
+
+
+def test_optuna_dashboard_shows_the_same_front(begin):
+    study = begin(trials=20)
+    drive(study, Table())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serve = "from optuna_dashboard._cli import main; main()"
+    journal = str(study.directory / studies.JOURNAL)
+    command = [sys.executable, "-c", serve, journal, "--host", "127.0.0.1", "--port", str(port), "--server", "wsgiref"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as dashboard:
+        try:
+            shown = fetched(f"http://127.0.0.1:{port}/api/studies/0?after=0", dashboard)
+        finally:
+            dashboard.terminate()
+    assert {t["number"] for t in shown["best_trials"]} == {m.number for m in study.front.members}
+    assert shown["objective_names"] == ["accuracy", "macs"]
+    states = [next(a["value"] for a in t["user_attrs"] if a["key"] == "state") for t in shown["trials"]]
+    assert Counter(states) == {state.value: n for state, n in study.counts().items() if n}
+
+
+def fetched(url, server):
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return json.load(answer)
+        except OSError:
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)

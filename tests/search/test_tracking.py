@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_search_is_a_parent_run_with_one_nested_run_a_trial(tmp_path: Path) -> None:
-    states = [*State, State.COMPLETE]
+    states = [*(state for state in State if state is not State.PAUSED), State.COMPLETE, State.PAUSED]
     tracker = MlflowTracker.of(tmp_path)
     parent = start(tracker)
     ids = [tracker.log(record(number, state, epochs=4)) for number, state in enumerate(states)]
@@ -54,7 +54,7 @@ def test_a_search_is_a_parent_run_with_one_nested_run_a_trial(tmp_path: Path) ->
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent}
     assert Counter(child.data.tags["status"] for child in children) == Counter(map(str, states))
     assert [child.info.status for child in children] == [
-        "RUNNING", "FINISHED", "FINISHED", "FAILED", "KILLED", "KILLED", "FINISHED",
+        "RUNNING", "FINISHED", "FINISHED", "FAILED", "KILLED", "KILLED", "FINISHED", "SCHEDULED",
     ]  # fmt: skip
     assert children[1].info.run_name == architecture(1).label
     assert children[1].info.start_time == 1_700_000_100_000

@@ -49,7 +49,7 @@ def record(number: int, state: State = State.COMPLETE, epochs: int = 9) -> Trial
         values={"accuracy": history[-1].values["accuracy"], **costs} if state is State.COMPLETE else {},
         duplicate_of=0 if state is State.DUPLICATE else None,
         started=began,
-        ended=None if state is State.RUNNING else began + 50,
+        ended=None if state.open else began + 50,
     )
 
 
