@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from search import results
+from search import results, samplers
 from search.checkpoints.checkpoints import checkpoints_of, settle
 from search.checkpoints.places import Places
 from search.costs import COSTS
@@ -178,7 +178,8 @@ def _announce(console: Console, directory: Path, space: SearchSpace) -> None:
     limits = [f"{getattr(search, name):g} {name.replace('_', ' ')}" for name in BUDGETS if getattr(search, name)]
     said = f"{directory.name}: {most}{space.size:,} architectures, {', '.join(limits)}, in {directory}"
     console.print(said, markup=False, highlight=False, soft_wrap=True)
-    for note in space.notes:
+    slow = samplers.note(search.sampler, search.trials)
+    for note in (*space.notes, *([slow] if slow else [])):
         _note(console, note)
 
 

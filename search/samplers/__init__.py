@@ -29,11 +29,18 @@ class Sampler:
     Attributes:
         make: (seed, trials of the whole search if that is known) -> an Optuna sampler.
         telling: how a trial that ended in each state is told to it.
+        conditional: whether it models choices that only some backbones have; else those are drawn at random.
+        constraints: whether it learns by how much a constraint is violated.
+        bearable: trials beyond which a proposal takes more than a second (tests/benchmarks/scale.py); None where
+            that is out of sight.
         about: one line for the user.
     """
 
     make: Callable[[int, int | None], BaseSampler]
     telling: Mapping[State, Telling]
+    conditional: bool
+    constraints: bool
+    bearable: int | None = None
     about: str
 
 
@@ -80,12 +87,45 @@ def _random(seed: int, _: int | None) -> BaseSampler:
 
 
 SAMPLERS: Mapping[str, Sampler] = {
-    "random": Sampler(make=_random, telling=RANDOM, about="every decision uniformly; learns nothing"),
-    "nsga2": Sampler(make=_nsga2, telling=NSGA2, about="evolution of a population; cheap for any number of trials"),
-    "tpe": Sampler(make=_tpe, telling=TPE, about="densities of good and bad choices, conditional ones too"),
-    "gp": Sampler(make=_gp, telling=GP, about="a Gaussian process of the choices that all share; small budgets"),
+    "random": Sampler(
+        make=_random,
+        telling=RANDOM,
+        conditional=True,
+        constraints=False,
+        about="every decision uniformly; learns nothing",
+    ),
+    "nsga2": Sampler(
+        make=_nsga2,
+        telling=NSGA2,
+        conditional=True,
+        constraints=True,
+        about="evolution of a population; cheap for any number of trials",
+    ),
+    "tpe": Sampler(
+        make=_tpe,
+        telling=TPE,
+        conditional=True,
+        constraints=True,
+        about="densities of good and bad choices, conditional ones too",
+    ),
+    "gp": Sampler(
+        make=_gp,
+        telling=GP,
+        conditional=False,
+        constraints=True,
+        bearable=200,
+        about="a Gaussian process of the choices that all backbones share; small budgets",
+    ),
 }
 DEFAULT = "tpe"  # what `auto` means
+
+
+def note(name: str, trials: int | None) -> str:
+    """What a user should know of a sampler before so many trials; empty where there is nothing."""
+    most = SAMPLERS[DEFAULT if name == "auto" else name].bearable
+    if most is None or (trials is not None and trials <= most):
+        return ""
+    return f"sampler {name} takes more than a second a proposal after some {most} trials; tpe and nsga2 do not"
 
 
 def make(name: str, *, seed: int, trials: int | None) -> tuple[Seeded, Mapping[State, Telling]]:

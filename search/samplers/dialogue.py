@@ -3,7 +3,7 @@
 Knows how each sampler wants to hear of each of our states; nothing of budgets, rungs or who trains.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,25 +103,16 @@ class Dialogue:
         self.study.enqueue_trial(dict(answers), user_attrs={DRAWN: True})
         self._enqueued += 1
 
-    def pause(self, number: int, state: State, *, values: Sequence[float], violations: Mapping[str, float]) -> None:
-        """Lets the sampler take a running trial for one that ended, for as long as it waits; as `tell`."""
+    def show(self, number: int, state: State, *, values: Sequence[float], violations: Mapping[str, float]) -> None:
+        """Lets the sampler take a running trial for one that ended so, until it ends; as `tell`."""
         told = self._table[state]
         complete = told.state is TrialState.COMPLETE
-        self._sampler.paused[number] = stand_in(
+        self._sampler.shown[number] = stand_in(
             self._open[number],
             told.state,
             list(values) if complete else None,
             violations if complete or told.violated else {},
         )
-
-    def resume(self, number: int) -> None:
-        """Takes back that it is paused."""
-        self._sampler.paused.pop(number, None)
-
-    @property
-    def paused(self) -> Collection[int]:
-        """Numbers of trials that wait, in the order in which they came to."""
-        return self._sampler.paused.keys()
 
     def note(self, name: str, value: Any) -> None:
         """Keeps something with the study."""
@@ -163,7 +154,7 @@ class Dialogue:
             violations: by constraint; above 0 is violated. The same names in the same order for every trial,
                 since the GP sampler wants them so.
         """
-        self.resume(number)
+        self._sampler.shown.pop(number, None)
         trial, telling = self._open.pop(number), self._table[state]
         complete = telling.state is TrialState.COMPLETE
         if complete or telling.violated:

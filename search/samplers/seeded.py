@@ -22,7 +22,7 @@ class Seeded(BaseSampler):
     """Wraps the samplers that `make(seed)` returns, for one study.
 
     Attributes:
-        paused: what they are to see of paused trials, by number.
+        shown: what they are to see of trials that have reached a rung and not ended, by number.
 
     Args:
         make: a new sampler for a seed below 2**32.
@@ -33,7 +33,7 @@ class Seeded(BaseSampler):
         self._make, self._seed = make, seed
         self._number, self._sampler = -1, make(seed)
         self._seen: Seen | None = None
-        self.paused: dict[int, FrozenTrial] = {}
+        self.shown: dict[int, FrozenTrial] = {}
 
     def _for(self, trial: FrozenTrial) -> BaseSampler:
         if self._number != trial.number:
@@ -63,7 +63,7 @@ class Seeded(BaseSampler):
 
     def _view(self, study: Study) -> Seen:
         if self._seen is None:
-            self._seen = Seen(study, self.paused)
+            self._seen = Seen(study, self.shown)
         return self._seen
 
 

@@ -1,7 +1,7 @@
-"""Seen: an Optuna study as its sampler is to see it. Optuna knows no paused trials; here they are what was told.
+"""Seen: an Optuna study as its sampler is to see it. Optuna knows no trials between running and ended; we do.
 
-A trial that waits at a rung runs on in the storage, since it may still be trained. A sampler would learn
-nothing from it, or take it for one whose value is unknown, for as long as the search lasts.
+A trial that has reached a rung, waiting there or not, runs on in the storage, since it may still be trained. A
+sampler would learn nothing from it for as long as that lasts. Here it is what a trial is that was stopped there.
 """
 
 import copy
@@ -15,23 +15,23 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 @final
 class Seen(Study):
-    """The same study, storage and caches, but for paused trials.
+    """The same study, storage and caches, but for some running trials.
 
     Args:
-        paused: what stands for them, by number; may change.
+        shown: what stands for them, by number; may change.
     """
 
-    def __init__(self, study: Study, paused: Mapping[int, FrozenTrial]):
+    def __init__(self, study: Study, shown: Mapping[int, FrozenTrial]):
         self.__dict__.update(study.__dict__)
-        self._paused = paused
+        self._shown = shown
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         """What every sampler of Optuna reads trials by."""
         trials = super()._get_trials(deepcopy=False, use_cache=use_cache)
-        if self._paused:
-            trials = [self._paused.get(trial.number, trial) for trial in trials]
+        if self._shown:
+            trials = [self._shown.get(trial.number, trial) for trial in trials]
         if states is not None:
             trials = [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials

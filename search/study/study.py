@@ -68,6 +68,7 @@ class Study:
         self._rungs = Rungs(file.search, self.objectives)
         self._clock = Clock(dialogue.noted(CLOCK), partial(dialogue.note, CLOCK))
         self._diary = Diary(dialogue.write)
+        self._waiting: dict[int, None] = {}  # at a rung, in the order in which they came to
         self._adopted: deque[int] = deque()  # trainings that were cut short, by a driver's death or the end of time
         self._proposer = None if evaluator is None else Proposer(dialogue, self._book, file, evaluator)
         self._restore()
@@ -105,7 +106,7 @@ class Study:
     def remaining(self) -> float:
         """Trainings that are not running and may still run: not yet started, or left; infinite without a limit."""
         unstarted = (self.file.search.trials or math.inf) - self._book.started
-        return max(0, unstarted) + len(self._adopted) + len(self._dialogue.paused)
+        return max(0, unstarted) + len(self._adopted) + len(self._waiting)
 
     def records(self) -> list[TrialRecord]:
         """All trials in the order of their numbers."""
@@ -186,7 +187,7 @@ class Study:
         self._rungs.settle()
         if (promoted := self._promoted()) is not None:
             return self._assignment(promoted)
-        for number in tuple(self._dialogue.paused):
+        for number in tuple(self._waiting):
             self._end(replace(self._book[number], state=State.STOPPED, reason=self._rungs.verdict(number)))
         return found
 
@@ -240,7 +241,7 @@ class Study:
     def _assignment(self, number: int) -> Assignment:
         record = self._book[number]
         if record.state is State.PAUSED:
-            self._dialogue.resume(number)
+            self._waiting.pop(number, None)
             self._dialogue.write(number, ledger.PAUSED, "")
             record = replace(record, state=State.RUNNING, reason="")
             self._book.put(record)
@@ -303,14 +304,17 @@ class Study:
         return {name: float(known[name]) for name in self.objectives.names}
 
     def _act(self, number: int, rung: Rung) -> None:
-        """Ends a trial at full fidelity; pauses one that does not go on at once."""
+        """Ends a trial at full fidelity; below, shows it to the sampler, and pauses it if it must wait."""
+        record = self._book[number]
         if rung.fidelity == self._rungs.last:
-            self._end(replace(self._book[number], state=State.COMPLETE, values=rung.values))
-        elif not rung.goes_on:
-            record = self._book[number]
+            self._end(replace(record, state=State.COMPLETE, values=rung.values))
+            return
+        if not rung.goes_on:
+            self._waiting[number] = None
             if not record.reason:
-                record = self._pause(record, self._rungs.verdict(number))
-            self._dialogue.pause(number, **self._told(replace(record, state=State.STOPPED)))
+                self._pause(record, self._rungs.verdict(number))
+        history = tuple(measurement for measurement in record.history if measurement.fidelity <= rung.fidelity)
+        self._dialogue.show(number, **self._told(replace(record, state=State.STOPPED, history=history)))
 
     def _pause(self, record: TrialRecord, reason: str) -> TrialRecord:
         """Interrupts a training; its checkpoint stays."""
@@ -344,6 +348,7 @@ class Study:
         for attribute, value in ledger.ending(record):
             self._dialogue.write(record.number, attribute, value)
         self._rungs.close(record.number)
+        self._waiting.pop(record.number, None)
         self._book.put(record)
         self._clock.tick()
         self._tell(record)
@@ -394,7 +399,8 @@ class Study:
         self._diary.resume(frozen.number, frozen.user_attrs)
         if not record.state.open:
             self._tell(record)
-        elif reached and not reached[-1].goes_on:
+            return
+        if reached:
             self._act(record.number, reached[-1])
-        else:
+        if self._book[record.number].state.open and record.number not in self._waiting:
             self._adopted.append(record.number)

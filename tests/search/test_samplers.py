@@ -13,7 +13,7 @@ import pytest
 import spaces
 from search.evaluator import Measurement
 from search.record import State
-from search.samplers import SAMPLERS, make
+from search.samplers import SAMPLERS, make, note
 from search.samplers.dialogue import Dialogue
 from search.samplers.seeded import derive
 from search.samplers.telling import Telling
@@ -150,6 +150,12 @@ def test_auto_is_one_of_the_samplers():
     for name, described in SAMPLERS.items():
         assert set(described.telling) == {state for state in State if not state.open}, name
         assert described.about
+
+
+def test_a_budget_that_is_too_large_for_a_sampler_is_told():
+    assert note("gp", 201) == note("gp", None) != ""
+    assert "gp takes more than a second a proposal after some 200 trials" in note("gp", 201)
+    assert note("gp", 200) == note("tpe", None) == note("auto", 10_000) == ""
 
 
 def test_derived_seeds_differ_and_do_not_depend_on_the_process():
