@@ -16,6 +16,8 @@ from typing import Any
 
 import ray
 from ray._private.authentication.authentication_token_setup import (
+    AuthenticationTokenLoader,
+    Config,
     maybe_enable_token_auth_if_token_available,
 )
 from ray.autoscaler.sdk import request_resources
@@ -73,6 +75,8 @@ def _connect(address: str | None, luggage: Mapping[str, Any] | None) -> None:
         luggage = {"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": QUIET["RAY_CHDIR_TO_TRIAL_DIR"]}}
     equipped = {"runtime_env": dict(luggage)} if luggage else {}
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    AuthenticationTokenLoader.instance().reset_cache()  # else how an earlier cluster was reached stays
+    Config.initialize("")
     if address is None:
         ray.init(address="local", include_dashboard=False, **equipped, **quiet)
         return

@@ -73,12 +73,12 @@ def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 20
 
 
 def trained(folder: Path, name: str) -> int:
-    """How many trials have ended, by the study on disk."""
+    """How many trials have come to a rung, by the study on disk."""
     try:
-        counts = results.opened(folder / "runs", name).counts()
+        records = results.opened(folder / "runs", name).records()
     except Exception:  # nothing there yet, or half written: not one
         return 0
-    return sum(number for state, number in counts.items() if state.counts)
+    return sum(any(measurement.values for measurement in record.history) for record in records)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -4,6 +4,7 @@ import logging
 
 import boto3
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 from tests.search.postgres import free_port
 
@@ -24,6 +25,7 @@ class S3:
         self._server.start()
 
     def begin(self) -> None:
+        S3FileSystem.clear_instance_cache()  # those know the address of an earlier server
         boto3.client("s3").create_bucket(Bucket=BUCKET)
 
     def stop(self) -> None:

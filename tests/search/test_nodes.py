@@ -1,6 +1,8 @@
 """A search on several nodes: raylets on this machine, of which some die, some come, and some are bad."""
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from search.workers.pools import Resources
 from tests.search.drivers import assert_exact, epochs_trained
 from tests.search.plain import REFERENCE, Table, checkpoint, plain_space
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"object_store_memory": 100 * 2**20}
 ONE = Resources(cpus=1)
 
@@ -230,3 +233,19 @@ def test_a_cluster_that_can_grow_is_not_refused_but_waited_for(tmp_path, monkeyp
     finally:
         ray.shutdown()
         made.shutdown()
+
+
+def test_a_process_may_search_on_this_machine_and_then_on_a_cluster_without_tokens(nodes, tmp_path):
+    """Ray keeps how it was let into the first; with that it is let into the second, but starts no worker there."""
+    code = (
+        "import sys\n"
+        "from search.workers.cluster import cluster\n"
+        "from tests.search.plain import main\n"
+        "with cluster(): pass\n"
+        'main(sys.argv[1], \'{"trials": 2, "cpus": 1, "address": "\' + sys.argv[2] + \'"}\')\n'
+    )
+    nodes.add_node(num_cpus=1, **SMALL)
+    command = [sys.executable, "-c", code, str(tmp_path / "s"), nodes.address]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "begun\nbudget\n"
+    assert studies.read(tmp_path / "s").counts()[State.FAILED] == 0
