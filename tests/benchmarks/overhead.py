@@ -62,7 +62,7 @@ def ours(folder: Path, trials: int, seed: int, *, mlflow: bool) -> Times:
     file, evaluator = space_of(trials=trials, seed=seed, sampler="tpe", scheduler="none"), Instant()
     study = studies.begin(folder / "s", file, evaluator, reference_point=REFERENCE)
     if mlflow:
-        tracker = MlflowTracker.local(folder)
+        tracker = MlflowTracker.of(folder)
         tracker.start(space=file.name, search="s", key=study.key, text="", params={"trials": trials})
         study.observers.append(Keeper(study, tracker))
     began = time.perf_counter()
