@@ -20,6 +20,7 @@ class Book:
         self.front: Front = front_of((), objectives, reference_point)
         self._records: dict[int, TrialRecord] = {}
         self._counts: Counter[State] = Counter()
+        self.running: set[int] = set()
         self._trained: dict[str, int] = {}
         self._inherited = 0  # from an earlier search
         self.device_s = 0.0  # spent by all trainings together
@@ -34,6 +35,7 @@ class Book:
             self._inherited += 1
         self.device_s += record.device_s
         self._records[record.number] = record
+        (self.running.add if record.state is State.RUNNING else self.running.discard)(record.number)
         self._counts[record.state] += 1
         if record.state.open or record.state.counts:
             self._trained.setdefault(record.architecture.id, record.number)

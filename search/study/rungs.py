@@ -4,7 +4,8 @@ Applies the rule of `search.study.halving` to what it has seen; all of it can be
 order of arrival. Knows no storage, no samplers, no workers.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import NamedTuple, final
 
 import numpy as np
@@ -93,10 +94,12 @@ class Rungs:
                 return self._seen[fidelity].let_go(number)
         return None
 
-    def settle(self) -> None:
-        """Ranks every rung as it stands: nobody is about to arrive."""
-        for seen in self._seen.values():
-            seen.settle()
+    def settle(self, running: Collection[int]) -> None:
+        """No more trials begin: ranks as they stand the rungs at which none of those that run is to arrive."""
+        nearest = min((self.ahead(number)[0] for number in running), default=math.inf)
+        for fidelity, seen in self._seen.items():
+            if fidelity < nearest:
+                seen.settle()
 
     def close(self, number: int) -> None:
         """A trial that has ended waits no longer, though it still counts among those that were seen."""

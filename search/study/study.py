@@ -182,11 +182,11 @@ class Study:
         found = self._propose(time.monotonic() + patience_s)
         if isinstance(found, Assignment) or found is Idle.LATER:
             return found
-        if self._book.counts()[State.RUNNING]:
-            return Idle.LATER  # until they have come to their rungs
-        self._rungs.settle()
+        self._rungs.settle(self._book.running)
         if (promoted := self._promoted()) is not None:
             return self._assignment(promoted)
+        if self._book.running:
+            return Idle.LATER  # until they have come to their rungs
         for number in tuple(self._waiting):
             self._end(replace(self._book[number], state=State.STOPPED, reason=self._rungs.verdict(number)))
         return found

@@ -80,7 +80,7 @@ def test_the_highest_rung_comes_first():
     assert [(p.number, p.rung.fidelity) for p in (seen.promotion(), seen.promotion())] == [(1, 3), (4, 1)]
     assert seen.ahead(1) == (9,)
     assert seen.ahead(4) == (3, 9)
-    seen.settle()
+    seen.settle(())
     assert seen.promotion() is None
 
 
@@ -90,6 +90,19 @@ def test_who_has_ended_is_seen_but_never_goes_on():
     arrive(seen, 1, 0.4, 6.0)
     seen.close(1)
     arrive(seen, 2, 0.3, 7.0)
+    assert seen.promotion() is None
+
+
+def test_a_rung_is_settled_once_none_of_those_that_run_is_to_come_there():
+    seen = rungs(fidelities=(1, 3, 9), reduction=3)
+    for number in range(4):
+        arrive(seen, number, 0.1 + number / 10, 5.0 - number)  # each better than all before, so the last is the best
+    assert [seen.ahead(number) for number in (0, 3)] == [(3, 9), (3, 9)]
+    assert seen.promotion() is None  # two of four have gone on; the best two are others
+    seen.settle({0, 9})
+    assert seen.promotion() is None  # 9 has not come to the first rung
+    seen.settle({0})
+    assert seen.promotion().number == 2
     assert seen.promotion() is None
 
 
@@ -120,7 +133,7 @@ def test_what_a_crash_forgets_is_found_again_from_what_was_written(points, reduc
         expected.append(promotion.number)
     assert rest == expected
     assert not set(rest) & set(promoted)
-    seen.settle()
+    seen.settle(())
     went_on = sum(rung.goes_on for rung in written.values()) + len(expected)
     while seen.promotion() is not None:
         went_on += 1
