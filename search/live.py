@@ -5,7 +5,6 @@ nothing more.
 """
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Self, final
 
@@ -62,17 +61,16 @@ class Display:
             return
         values = ", ".join(f"{name} {shown(value)}" for name, value in record.values.items())
         said = values or record.reason
-        done = f"[{self._done(_trained(self._study.counts()))}]"
+        done = f"[{self._done(self._study.ended)}]"
         line = f"{done} {record.state}: {label_of(record.architecture)}: {said}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _look(self) -> None:
         """Take a copy for the thread that draws."""
-        self._seen = (self._study.counts(), self._study.front, dict(self._running))
+        self._seen = (self._study.counts(), self._study.ended, self._study.front, dict(self._running))
 
     def _panel(self) -> RenderableType:
-        counts, front, running = self._seen
-        done = _trained(counts)
+        counts, done, front, running = self._seen
         bar = Table.grid(padding=(0, 1))
         share = max(self._study.spent.values())
         bar.add_row(ProgressBar(1.0, share, width=30), f"{self._done(done)} trials", self._time_left(share))
@@ -121,10 +119,6 @@ def front_table(front: Front, *, most: int | None = None) -> Table:
     if most is not None and len(front.members) > most:
         table.add_row("", f"... and {len(front.members) - most} more")
     return table
-
-
-def _trained(counts: Mapping[State, int]) -> int:
-    return sum(number for state, number in counts.items() if state.counts)
 
 
 def _clock(seconds: float) -> str:

@@ -135,10 +135,10 @@ def run(
     database = None if storage is None else storages.address(storage)
     given = Places(storage=database, checkpoints=checkpoints, tracking=tracking, artifacts=artifacts)
     places = settle(directory, given, resume=resume)
+    start = _warm_start(Path(runs), earlier, searched, dataset)
     _announce(console, directory, searched)
     with cluster(address, equipment):
         Share.of(resources)  # refuses what no node has, before anything is written
-        start = _warm_start(Path(runs), earlier, searched, dataset)
         with _study(
             directory, file, evaluator, dataset, reference_point, places.storage, start=start, resume=resume
         ) as study:

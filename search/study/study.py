@@ -92,6 +92,11 @@ class Study:
         return self._book.front
 
     @property
+    def ended(self) -> int:
+        """Trainings of the budget that are over."""
+        return self._book.ended
+
+    @property
     def spent(self) -> dict[str, float]:
         """What share of each limit of the budget is spent, by its name; of the trials, those that have ended."""
         hours, device_hours = self._clock.hours, self._book.device_s / 3600
