@@ -49,7 +49,7 @@ def execute(
         say: is told, in a sentence, what the user should know of the cluster.
 
     Returns:
-        Why it is over: BUDGET or EXHAUSTED; None where it was interrupted.
+        Why it is over: BUDGET, TIME or EXHAUSTED; None where it was interrupted.
 
     Raises:
         InputError: no node of the cluster has the resources for a trial, or no worker can be made to work.
