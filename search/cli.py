@@ -43,6 +43,9 @@ Tracking = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Argument(help="Name of a search: a folder in --runs.", show_default=False)]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Let functions run that the space file names under `costs`.")
+]
 RUNS = Path("runs")
 
 
@@ -124,6 +127,7 @@ def run(
         str | None,
         typer.Option(help="Where MLflow keeps pictures and models of new experiments: a path or URL.", metavar="URI"),
     ] = None,
+    allow_code: AllowCode = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search of that name where it stands.")
     ] = False,
@@ -135,6 +139,7 @@ def run(
     console = Console()
     result = searches.run(
         space,
+        allow_code=allow_code,
         runs=runs,
         name=name,
         trials=trials,

@@ -7,7 +7,7 @@ Knows architectures, nothing of Ray, Optuna or MLflow.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, final, runtime_checkable
 
 from spaces import Architecture
 
@@ -35,6 +35,25 @@ class Measurement:
     network: Architecture | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a cost is.
+
+    Attributes:
+        value: in the unit of the cost; the median, where it was measured.
+        spread: interquartile range of the measurements as a share of `value`; 0 where it was counted.
+        steady: whether the spread became as small as was asked for before time ran out.
+    """
+
+    value: float
+    spread: float = 0.0
+    steady: bool = True
+
+
+SPREAD, UNSTEADY = "_spread", "_unsteady"
+"""After the name of a timed cost, among the costs of a trial: its spread; and 1, where that is too large."""
+
+
 class Evaluator(Protocol):
     """Evaluates architectures. One instance serves many trials, one after the other; it must pickle."""
 
@@ -55,6 +74,36 @@ class Evaluator(Protocol):
         Any exception fails the trial with its message as the reason.
         """
         ...
+
+
+@runtime_checkable
+class Meter(Protocol):
+    """Measures, before training, those costs that take a clock: of one architecture at a time, with nothing beside."""
+
+    def measure(self, architecture: Architecture) -> Mapping[str, Reading]:
+        """By name.
+
+        Raises:
+            spaces.SpaceError: it cannot be built or run so; the message says why.
+        """
+        ...
+
+
+@final
+class Metered:
+    """An evaluator whose timed costs somebody else measures."""
+
+    def __init__(self, evaluator: Evaluator, meter: Meter):
+        self._evaluator, self._meter = evaluator, meter
+
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
+        return self._evaluator.costs(architecture)
+
+    def measure(self, architecture: Architecture) -> Mapping[str, Reading]:
+        return self._meter.measure(architecture)
+
+    def evaluate(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Iterator[Measurement]:
+        return self._evaluator.evaluate(architecture, fidelity, seed, checkpoint)
 
 
 @runtime_checkable

@@ -1,16 +1,16 @@
 """Gate: what is known of an architecture before a second of training, and whether it may be trained at all.
 
-Asks the evaluator for exact costs, once for each architecture, and holds them against the hard constraints.
-Knows nothing of trials.
+Asks the evaluator for exact costs, once for each architecture, and holds them against the hard constraints; what
+takes a clock is measured only where they allow it. Knows nothing of trials.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from search.evaluator import Evaluator
-from spaces import Architecture, InputError
+from search.evaluator import SPREAD, UNSTEADY, Evaluator, Meter, Reading
+from spaces import Architecture, InputError, SpaceError
 from spaces.errors import unknown
 from spaces.schema import Bound
 
@@ -36,32 +36,71 @@ class Gate:
     """Checks architectures; remembers every answer."""
 
     def __init__(self, evaluator: Evaluator, constraints: Mapping[str, Bound]):
-        self._evaluator, self._constraints = evaluator, constraints
+        self._evaluator, self._limits = evaluator, limits(constraints)
+        self._counted: dict[str, Checked] = {}
         self._known: dict[str, Checked] = {}
 
     def check(self, architecture: Architecture) -> Checked:
-        """
+        """What is known once all costs are.
+
         Raises:
-            InputError: a constraint is on something that the evaluator does not count.
+            InputError: a constraint is on something that the evaluator neither counts nor measures.
         """
         if architecture.id not in self._known:
             self._known[architecture.id] = self._check(architecture)
         return self._known[architecture.id]
 
+    def count(self, architecture: Architecture) -> Checked:
+        """What is known without a clock: feasible is what may be so."""
+        if architecture.id not in self._counted:
+            try:
+                costs = {name: float(value) for name, value in self._evaluator.costs(architecture).items()}
+            except Exception as error:  # SpaceError, or whatever the builder of a strange architecture raises
+                self._counted[architecture.id] = Checked(reason=f"cannot be built: {said(error)}")
+            else:
+                counted = [limit for limit in self._limits if limit.name in costs]
+                self._counted[architecture.id] = _held(costs, counted)
+        return self._counted[architecture.id]
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        """What takes a clock; see `flat`.
+
+        Raises:
+            SpaceError: it cannot be built or run so.
+        """
+        return flat(self._evaluator.measure(architecture)) if isinstance(self._evaluator, Meter) else {}
+
     def _check(self, architecture: Architecture) -> Checked:
+        counted = self.count(architecture)
+        if not counted.feasible:
+            return counted
         try:
-            costs = {name: float(value) for name, value in self._evaluator.costs(architecture).items()}
-        except Exception as error:  # SpaceError, or whatever the builder of a strange architecture raises
-            return Checked(reason=f"cannot be built: {said(error)}")
-        for name, value in costs.items():
-            if not math.isfinite(value):
-                return Checked(reason=f"its {name} is {value}")
-        reasons = [
-            f"{limit.name} {costs[limit.name]:.6g} is {limit.word} {limit.side} {limit.value:.6g}"
-            for limit in limits(self._constraints)
-            if limit.excess(costs) > 0
-        ]
-        return Checked(costs=costs, reason="; ".join(reasons))
+            timed = self.measure(architecture)
+        except SpaceError as error:
+            return replace(counted, reason=f"cannot be measured: {said(error)}")
+        return _held({**counted.costs, **timed}, self._limits)
+
+
+def _held(costs: Mapping[str, float], limits: Iterable["Limit"]) -> Checked:
+    """Costs against limits."""
+    for name, value in costs.items():
+        if not math.isfinite(value):
+            return Checked(reason=f"its {name} is {value}")
+    reasons = [
+        f"{limit.name} {costs[limit.name]:.6g} is {limit.word} {limit.side} {limit.value:.6g}"
+        for limit in limits
+        if limit.excess(costs) > 0
+    ]
+    return Checked(costs=costs, reason="; ".join(reasons))
+
+
+def flat(readings: Mapping[str, Reading]) -> dict[str, float]:
+    """Readings as costs of a trial: each with its spread, and with a mark where that is too large."""
+    costs: dict[str, float] = {}
+    for name, reading in readings.items():
+        costs |= {name: reading.value, name + SPREAD: reading.spread}
+        costs |= {} if reading.steady else {name + UNSTEADY: 1.0}
+    return costs
 
 
 class Limit(NamedTuple):

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.evaluator import SPREAD, UNSTEADY
 from search.record import Front, State, TrialRecord
 from search.study.study import Study
 from search.tracking.picture import shown
@@ -112,13 +113,21 @@ def front_table(front: Front, *, most: int | None = None) -> Table:
     for name in (*front.objectives.names, *(["test_accuracy"] if tested else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for record in front.members[:most]:
-        cells = [shown(record.values[name]) for name in front.objectives.names]
+        cells = [_cell(record, name) for name in front.objectives.names]
         if tested:
             cells.append("" if record.test_accuracy is None else shown(record.test_accuracy))
         table.add_row(record.network.id, Text(label_of(record.network)), *cells)
     if most is not None and len(front.members) > most:
         table.add_row("", f"... and {len(front.members) - most} more")
     return table
+
+
+def _cell(record: TrialRecord, name: str) -> str:
+    """A value; with its spread where it was measured with a clock, and a mark where that is too large."""
+    value, spread = shown(record.values[name]), record.costs.get(name + SPREAD)
+    if spread is None:
+        return value
+    return f"{value} ±{spread:.0%}{' unsteady' if name + UNSTEADY in record.costs else ''}"
 
 
 def _clock(seconds: float) -> str:

@@ -103,6 +103,7 @@ def front_as_dict(study: Study) -> dict[str, Any]:
                 "id": record.network.id,
                 "architecture": record.network.to_dict(),
                 "values": dict(record.values),
+                "costs": dict(record.costs),
                 "test_accuracy": record.test_accuracy,
                 "mlflow_run_id": record.mlflow_run_id,
             }

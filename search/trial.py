@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -14,16 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search.costs import COSTS, latency_ms
+from search.costing import Costing
+from search.costs import latency_ms
 from search.data import Batches, Dataset, load_data
 from search.data.batches import Batch
 from search.data.seeds import seed_of
-from search.evaluator import Measurement
+from search.evaluator import Measurement, Reading
 from search.training import (
     REDUCED,
     Trainer,
     finished,
     load_weights,
+    optimizer_of,
     predict,
     save_strengths,
     save_weights,
@@ -83,13 +86,14 @@ def _starts(space: SpaceFile, num_classes: int, in_chans: int) -> dict[str, Path
 
 @final
 class TimmEvaluator:
-    """Trains the networks of a space on one data set; an `Evaluator` and a `Tester`.
+    """Trains the networks of a space on one data set; an `Evaluator`, a `Meter` and a `Tester`.
 
     Between the rungs of one trial its network stays in memory; a pickle has none, and costs no more than the
     data set does.
 
     Raises:
-        SpaceError: the space asks for pretrained weights that are not there, not readable, or of another network.
+        SpaceError: the space asks for pretrained weights that are not there, not readable, or of another network; for
+            a cost that there is none of; or one of its backbones cannot take the images.
     """
 
     def __init__(self, space: SpaceFile, dataset: Dataset):
@@ -97,6 +101,13 @@ class TimmEvaluator:
         if space.train.pretrained:
             self._weights = _starts(space, dataset.num_classes, dataset.in_chans)
         self._recipe, self._horizon, self._dataset = space.train, space.search.fidelity.max, dataset
+        self.costing = Costing(
+            space,
+            num_classes=dataset.num_classes,
+            input_size=dataset.input_size,
+            images=len(dataset.train),
+            optimizer=partial(optimizer_of, space.train),
+        )
         self._costs: dict[str, dict[str, float]] = {}
         self._live: tuple[TrialKey, Trainer] | None = None
 
@@ -104,22 +115,22 @@ class TimmEvaluator:
         return {**self.__dict__, "_live": None}
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Every cost in `search.costs.COSTS`, by name, from a network without weights.
+        """Every counted cost of the space, by name, from a network without weights.
 
         Raises:
             SpaceError: the network cannot be built, or not for images of this data set's size.
         """
         if architecture.id not in self._costs:
-            size = self._dataset.input_size
-            with torch.device("meta"):
-                model = self._build(architecture)
-            try:
-                costs = {name: cost(model, size) for name, cost in COSTS.items()}
-            except Exception as error:  # whatever a forward pass raises on images that do not suit it
-                reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                raise SpaceError(f"{architecture.label} cannot take {size[1]}x{size[2]} images: {reason}") from None
-            self._costs[architecture.id] = costs
+            self._costs[architecture.id] = self.costing.count(architecture)
         return self._costs[architecture.id]
+
+    def measure(self, architecture: Architecture) -> Mapping[str, Reading]:
+        """Every timed cost of the space, by name, in this process.
+
+        Raises:
+            SpaceError: the network cannot be built or run so.
+        """
+        return self.costing.measure(architecture)
 
     def evaluate(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Iterator[Measurement]:
         """Epochs up to `fidelity`, one measurement each; the last also has the value `accuracy`, on validation data.
@@ -162,7 +173,7 @@ class TimmEvaluator:
         size = self._dataset.input_size
         metrics["accuracy_before_removal"] = metrics["val_accuracy"]
         metrics["latency_ms_before_removal"] = latency_ms(trainer.model, size)
-        metrics |= {f"{name}_before_removal": cost(trainer.model, size) for name, cost in COSTS.items()}
+        metrics |= {f"{name}_before_removal": cost for name, cost in self.costing.count_of(trainer.model).items()}
         trainer.model = removal.model
         metrics |= trainer.validate()
         metrics["latency_ms_after_removal"] = latency_ms(removal.model, size)

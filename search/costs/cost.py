@@ -1,19 +1,25 @@
-"""The port: a cost of a network that needs neither weights nor data."""
+"""The port: what a network costs, before it is trained."""
 
 from typing import Protocol
 
 from torch import nn
+
+from search.evaluator import Reading
+
+__all__ = ["Cost", "InputSize", "Reading"]
 
 InputSize = tuple[int, int, int]
 """Channels, height and width of one image."""
 
 
 class Cost(Protocol):
-    """Exact, and lower is better. A model on the meta device is enough, and none is changed.
+    """One cost, with its setting. No model is changed, and its mode is left as it was.
 
     Attributes:
         name: in objectives and constraints.
-        unit: of what `__call__` gives, for people.
+        unit: of the value, for people.
+        timed: measured on a machine, with weights, on the device that its setting names; otherwise counted, exact,
+            and a model on the meta device is enough.
     """
 
     @property
@@ -22,4 +28,7 @@ class Cost(Protocol):
     @property
     def unit(self) -> str: ...
 
-    def __call__(self, model: nn.Module, input_size: InputSize) -> float: ...
+    @property
+    def timed(self) -> bool: ...
+
+    def __call__(self, model: nn.Module, input_size: InputSize) -> Reading: ...

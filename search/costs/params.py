@@ -4,7 +4,7 @@ from typing import final
 
 from torch import nn
 
-from search.costs.cost import InputSize
+from search.costs.cost import InputSize, Reading
 
 
 def params(model: nn.Module) -> int:
@@ -13,8 +13,11 @@ def params(model: nn.Module) -> int:
 
 @final
 class Params:
-    name = "params"
     unit = "parameters"
+    timed = False
 
-    def __call__(self, model: nn.Module, input_size: InputSize) -> int:
-        return params(model)
+    def __init__(self, *, name: str = "params"):
+        self.name = name
+
+    def __call__(self, model: nn.Module, input_size: InputSize) -> Reading:
+        return Reading(value=params(model))

@@ -92,7 +92,7 @@ def violations(record: TrialRecord, constraints: Mapping[str, Bound], *, full: i
         full: the fidelity of a full training.
     """
     found = {
-        f"{limit.name} {limit.side}": limit.excess(record.costs) if record.costs else 0.0
+        f"{limit.name} {limit.side}": limit.excess(record.costs) if limit.name in record.costs else 0.0
         for limit in limits(constraints)
     }
     if record.state is State.COMPLETE or any(violation > 0 for violation in found.values()):

@@ -29,7 +29,7 @@ from search.study.proposer import Proposer
 from search.study.rungs import Rungs
 from search.study.untried import Answers
 from search.study.work import Assignment, Idle, Observer, reaches
-from spaces import SpaceFile
+from spaces import InputError, SpaceFile
 
 CLOCK = "clock"  # attribute of the study: hours that drivers have spent on it
 
@@ -277,6 +277,13 @@ class Study:
         if record.state is not State.RUNNING:
             return False
         measurement = replace(measurement, time=measurement.time or time.time())
+        if measurement.network is not None and self._proposer is not None:
+            try:
+                timed = self._proposer.measure(measurement.network)
+            except InputError as error:
+                self.fail(number, f"what is left cannot be measured: {error}")
+                return False
+            measurement = replace(measurement, values={**measurement.values, **timed})
         history = ledger.joined(record.history, measurement)
         record = replace(record, history=history, costs=ledger.costs_after(record.costs, history))
         self._book.put(record)

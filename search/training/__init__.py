@@ -21,7 +21,7 @@ from search.training.checkpoint import (
 )
 from search.training.evaluation import Score, predict, recalibrate, score, seeded
 from search.training.schedule import learning_rate
-from search.training.trainer import Trainer, TrainingDiverged
+from search.training.trainer import Trainer, TrainingDiverged, optimizer_of
 
 __all__ = [
     "REDUCED",
@@ -34,6 +34,7 @@ __all__ = [
     "learning_rate",
     "load_strengths",
     "load_weights",
+    "optimizer_of",
     "predict",
     "recalibrate",
     "save_strengths",

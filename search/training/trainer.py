@@ -70,7 +70,7 @@ class Trainer:
         self.epoch, self.horizon = 0, horizon
         self._dataset, self._recipe, self._seed = dataset, recipe, seed
         self._batches = Batches(dataset, dataset.train, recipe.batch_size, self.device)
-        self._optimizer = _optimizer(self.model, recipe)
+        self._optimizer = optimizer_of(recipe, self.model)
         _hasten(self._optimizer, self.model, recipe.lr * horizon * len(self._batches) / 2)  # the sum of all rates
         self._amp_type = _amp_type(self.device) if recipe.amp == "auto" else None
         self._penalties = _hooks(self.model, "penalty")
@@ -207,7 +207,7 @@ def _hooks(model: nn.Module, name: str) -> list[Callable[..., Any]]:
     return [getattr(module, name) for module in model.modules() if hasattr(module, name)]
 
 
-def _optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:
+def optimizer_of(recipe: Train, model: nn.Module) -> torch.optim.Optimizer:
     """timm's, without weight decay on biases and norms; a parameter that is used twice is in it once."""
     kind = get_optimizer_class(recipe.optimizer, bind_defaults=False)
     arguments: dict[str, bool] = {}

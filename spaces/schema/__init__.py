@@ -4,16 +4,23 @@
 """
 
 from spaces.schema.backbone import Backbone
+from spaces.schema.costs import ACCURACY, COUNTED, JUDGED, KINDS, TIMED, CostEntry
 from spaces.schema.data import Data
 from spaces.schema.dimension import Dimension
 from spaces.schema.file import NAMES, SpaceFile, is_name, json_schema, load, locate
 from spaces.schema.recipe import BUDGETS, Bound, Fidelity, Search, Train
 
 __all__ = [
+    "ACCURACY",
     "BUDGETS",
+    "COUNTED",
+    "JUDGED",
+    "KINDS",
     "NAMES",
+    "TIMED",
     "Backbone",
     "Bound",
+    "CostEntry",
     "Data",
     "Dimension",
     "Fidelity",

@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from spaces.errors import SpaceError, shown
 from spaces.schema.backbone import Backbone
 from spaces.schema.complaint import GrammarError, Section, complain
+from spaces.schema.costs import ACCURACY, BETTER_HIGH, KINDS, CostEntry, checked, named
 from spaces.schema.data import Data
 from spaces.schema.dimension import Dimension, read_dimensions
 from spaces.schema.document import dotted, read_mapping, read_yaml
@@ -49,6 +50,10 @@ class SpaceFile(Section):
     """What is good: accuracy, or the name of a cost."""
     constraints: Mapping[str, Bound] = Field(default_factory=dict)
     """Hard bounds, by cost."""
+    costs: Annotated[Mapping[str, CostEntry], BeforeValidator(named), AfterValidator(checked)] = Field(
+        default_factory=dict
+    )
+    """How costs are measured, and costs of your own."""
     search: Search = Field(examples=["{trials: 16, fidelity: {min: 3, max: 9}}"])
     """How the budget is spent."""
     train: Train = Field(default_factory=lambda: Train())
@@ -56,8 +61,9 @@ class SpaceFile(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with every default written out; `load` reads it back to an equal SpaceFile."""
-        plain = self.model_dump(mode="json", exclude={"dimensions"})
+        plain = self.model_dump(mode="json", exclude={"dimensions", "costs"})
         plain["dimensions"] = {name: dimension.to_plain() for name, dimension in self.dimensions.items()}
+        plain["costs"] = {name: entry.to_plain() for name, entry in self.costs.items()}
         ordered = {name: plain[name] for name in type(self).model_fields}
         result: dict[str, Any] = json.loads(json.dumps(ordered, allow_nan=False))
         return {name: value for name, value in result.items() if value not in (None, {}, [])}
@@ -100,11 +106,11 @@ class SpaceFile(Section):
         if not objectives:
             raise GrammarError("an empty mapping; give at least one objective, such as `accuracy: maximize`")
         for name, direction in objectives.items():
-            if name == "accuracy" and direction == "minimize":
-                raise GrammarError("accuracy is better the higher it is; allowed is maximize", name)
+            if name == ACCURACY and direction == "minimize":
+                raise GrammarError(f"{name} is better the higher it is; allowed is maximize", name)
         return objectives
 
-    @field_validator("objectives", "constraints")
+    @field_validator("objectives", "constraints", "costs")
     @classmethod
     def _names(cls, named: Mapping[str, Any]) -> Mapping[str, Any]:
         for name in named:
@@ -124,7 +130,14 @@ class SpaceFile(Section):
                 *("search", "reference_point"),
             )
         if not self.backbones:
+            if self.costs:
+                raise GrammarError("are those of networks; there are no backbones", "costs")
             return self
+        for name, direction in self.objectives.items():
+            kind = self.costs[name].cost if name in self.costs else name
+            if kind in KINDS and (direction == "maximize") != (kind in BETTER_HIGH):
+                better, allowed = ("higher", "maximize") if kind in BETTER_HIGH else ("lower", "minimize")
+                raise GrammarError(f"{kind} is better the {better} it is; allowed is {allowed}", "objectives", name)
         if self.data is None:
             raise GrammarError("is missing with backbones; for example `data: {source: digits}`", "data")
         if "fidelity" not in self.search.model_fields_set:

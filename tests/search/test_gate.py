@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from search.evaluator import Reading
 from search.gate import Gate, limits, said
 from spaces import Architecture, InputError, SpaceError
 from spaces.schema import Bound
@@ -80,3 +81,57 @@ def test_excess_is_a_share_of_the_limit():
     assert high.excess({"macs": 15}) == -0.25
     assert low.excess({"macs": 5}) == 0.5
     assert low.excess({"macs": 10}) == 0.0
+
+
+class Measuring:
+    """Counts sizes at once and times them when asked; remembers who was timed."""
+
+    def __init__(self, readings):
+        self.timed, self._readings = [], readings
+
+    def costs(self, architecture):
+        return {"macs": 10 * architecture.choices["size"]}
+
+    def measure(self, architecture):
+        self.timed.append(architecture.choices["size"])
+        return self._readings(architecture.choices["size"])
+
+    def evaluate(self, architecture, fidelity, seed, checkpoint):
+        raise AssertionError("nothing is trained at the gate")
+
+
+def timed(size):
+    return {"latency_ms": Reading(value=2.0 * size, spread=0.02 * size, steady=size < 4)}
+
+
+def test_what_takes_a_clock_is_measured_once_and_only_where_the_counted_costs_allow_it():
+    evaluator = Measuring(timed)
+    checks = Gate(evaluator, {"macs": Bound(max=40), "latency_ms": Bound(max=6)})
+    sizes = {size: Architecture(choices={"size": size}) for size in (1, 4, 5)}
+    for _ in range(2):
+        assert checks.check(sizes[1]).costs == {"macs": 10.0, "latency_ms": 2.0, "latency_ms_spread": 0.02}
+        assert checks.check(sizes[4]).reason == "latency_ms 8 is above max 6"
+        assert checks.check(sizes[5]).reason == "macs 50 is above max 40"
+    assert evaluator.timed == [1, 4]
+    assert checks.count(sizes[4]).feasible  # as far as is known without a clock
+
+
+def test_an_unsteady_value_is_marked_and_used():
+    checks = Gate(Measuring(timed), {})
+    found = checks.check(Architecture(choices={"size": 5}))
+    assert found.feasible
+    assert found.costs == {"macs": 50.0, "latency_ms": 10.0, "latency_ms_spread": 0.1, "latency_ms_unsteady": 1.0}
+
+
+def test_what_cannot_be_measured_is_not_trained():
+    def broken(size):
+        raise SpaceError("it does not run on 1x3x8x8 float32 on cpu: kernel too large")
+
+    found = Gate(Measuring(broken), {}).check(SMALL)
+    assert found.reason.startswith("cannot be measured: it does not run on 1x3x8x8")
+    assert found.costs == {"macs": 10.0}
+
+
+def test_a_constraint_on_what_nobody_measures_names_what_is_known():
+    with pytest.raises(InputError, match=r"unknown constraint 'latency'; did you mean 'latency_ms'\?"):
+        Gate(Measuring(timed), {"latency": Bound(max=1)}).check(SMALL)

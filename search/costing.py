@@ -1,0 +1,123 @@
+"""What a space file counts as a cost, for architectures: the bridge between `search.costs` and `spaces`.
+
+Knows how a space file asks for costs and what a network is built from; nothing of training or trials.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from search.costs import Cost, Function, InputSize, made
+from search.evaluator import Reading
+from spaces import Architecture, SpaceError, SpaceFile, build
+from spaces.errors import unknown
+from spaces.schema import ACCURACY, JUDGED, KINDS, CostEntry
+
+ALWAYS = ("params", "macs")
+
+
+def entries(file: SpaceFile) -> dict[str, CostEntry]:
+    """Every cost that a space file asks for, with its setting: those counted always first, then in its order.
+
+    Raises:
+        SpaceError: an objective or a constraint that is no cost, or a constraint on what is known only after training.
+    """
+    known = {name: CostEntry(cost=name) for name in KINDS} | dict(file.costs)
+    for key, names in (("objectives", file.objectives), ("constraints", file.constraints)):
+        allowed = (ACCURACY, *known) if key == "objectives" else tuple(n for n in known if known[n].cost not in JUDGED)
+        for name in names:
+            if key == "constraints" and (name == ACCURACY or (name in known and name not in allowed)):
+                reason = f"{name} is known only after training, so it can be an objective, but no constraint"
+                raise SpaceError(reason, key=f"constraints.{name}")
+            if name not in allowed:
+                raise SpaceError(unknown(key[:-1], name, allowed), key=f"{key}.{name}")
+    asked = dict.fromkeys((*ALWAYS, *file.objectives, *file.constraints, *file.costs))
+    return {name: known[name] for name in asked if name in known}
+
+
+@final
+class Costing:
+    """The costs of a space file, for architectures of it and one data set; it pickles.
+
+    Args:
+        num_classes, input_size: of the data set.
+        images: in its training split.
+        optimizer: of the recipe.
+
+    Raises:
+        SpaceError: an objective or a constraint that is no cost, or a device that is not here.
+    """
+
+    def __init__(
+        self,
+        file: SpaceFile,
+        *,
+        num_classes: int,
+        input_size: InputSize,
+        images: int,
+        optimizer: Callable[[nn.Module], Optimizer],
+    ):
+        self._num_classes, self._input_size = num_classes, input_size
+        self.judged: dict[str, CostEntry] = {}
+        costs: dict[str, Cost] = {}
+        for name, entry in entries(file).items():
+            if entry.function is not None:
+                function = costs[name] = Function(name, entry.function)
+                function.load()  # rather now than in the middle of a search
+            elif entry.cost in JUDGED:
+                self.judged[name] = entry
+            else:
+                costs[name] = made(name, entry, batch=file.train.batch_size, images=images, optimizer=optimizer)
+        self.counted = {name: cost for name, cost in costs.items() if not cost.timed}
+        self.timed = {name: cost for name, cost in costs.items() if cost.timed}
+        self.settings = {name: entries(file)[name] for name in self.timed}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.counted, *self.timed)
+
+    def count(self, architecture: Architecture) -> dict[str, float]:
+        """Every counted cost, by name.
+
+        Raises:
+            SpaceError: the network cannot be built, or not for images of this size.
+        """
+        with torch.device("meta"):
+            model = build(architecture, self._num_classes, self._input_size[0])
+        return {name: self._read(cost, model, architecture).value for name, cost in self.counted.items()}
+
+    def count_of(self, model: nn.Module) -> dict[str, float]:
+        """Every counted cost of a network at hand, by name."""
+        return {name: cost(model, self._input_size).value for name, cost in self.counted.items()}
+
+    def measure(self, architecture: Architecture) -> dict[str, Reading]:
+        """Every timed cost, by name, on this machine; weights as they are drawn, since they do not matter.
+
+        Raises:
+            SpaceError: the network cannot be built or run so.
+        """
+        if not self.timed:
+            return {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build(architecture, self._num_classes, self._input_size[0])
+        return {name: self._read(cost, model, architecture) for name, cost in self.timed.items()}
+
+    def _read(self, cost: Cost, model: nn.Module, architecture: Architecture) -> Reading:
+        try:
+            return cost(model, self._input_size)
+        except SpaceError:
+            raise
+        except Exception as error:  # whatever a forward pass raises on images that do not suit it
+            _, height, width = self._input_size
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise SpaceError(f"{architecture.label} cannot take {height}x{width} images: {reason}") from None
+
+    def key(self, name: str) -> str:
+        """What a reading of a timed cost depends on beside architecture and machine, in words."""
+        setting: Any = self.settings[name].to_plain()
+        return json.dumps([self._num_classes, *self._input_size, setting], sort_keys=True)
