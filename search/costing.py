@@ -5,7 +5,7 @@ Knows how a space file asks for costs and what a network is built from; nothing 
 
 import json
 from collections.abc import Callable
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import nn
@@ -62,6 +62,7 @@ class Costing:
         optimizer: Callable[[nn.Module], Optimizer],
     ):
         self._num_classes, self._input_size = num_classes, input_size
+        self._step = [images, file.train.batch_size, file.train.optimizer]
         self.judged: dict[str, CostEntry] = {}
         costs: dict[str, Cost] = {}
         for name, entry in entries(file).items():
@@ -74,11 +75,26 @@ class Costing:
                 costs[name] = made(name, entry, batch=file.train.batch_size, images=images, optimizer=optimizer)
         self.counted = {name: cost for name, cost in costs.items() if not cost.timed}
         self.timed = {name: cost for name, cost in costs.items() if cost.timed}
-        self.settings = {name: entries(file)[name] for name in self.timed}
+        self._entries = {name: entries(file)[name] for name in self.timed}
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return (*self.counted, *self.timed)
+    def settings(self) -> dict[str, str]:
+        """By timed cost, all that a reading depends on beside architecture and machine, in words."""
+        shape = [self._num_classes, *self._input_size]
+        return {
+            name: json.dumps([shape, entry.to_plain(), self._step if entry.cost == "train_seconds" else []])
+            for name, entry in self._entries.items()
+        }
+
+    @property
+    def cores(self) -> int:
+        """CPU cores that measuring takes."""
+        return max((entry.threads for entry in self._entries.values()), default=0)
+
+    @property
+    def gpu(self) -> bool:
+        """Whether measuring takes a GPU."""
+        return any(entry.device == "cuda" for entry in self._entries.values())
 
     def count(self, architecture: Architecture) -> dict[str, float]:
         """Every counted cost, by name.
@@ -116,8 +132,3 @@ class Costing:
             _, height, width = self._input_size
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise SpaceError(f"{architecture.label} cannot take {height}x{width} images: {reason}") from None
-
-    def key(self, name: str) -> str:
-        """What a reading of a timed cost depends on beside architecture and machine, in words."""
-        setting: Any = self.settings[name].to_plain()
-        return json.dumps([self._num_classes, *self._input_size, setting], sort_keys=True)

@@ -18,8 +18,10 @@ from rich.console import Console
 from search import results, samplers
 from search.checkpoints.checkpoints import checkpoints_of, settle
 from search.checkpoints.places import Places
-from search.evaluator import Evaluator, Tester
+from search.evaluator import Evaluator, Metered, Tester
 from search.live import Display
+from search.readings import FILE as READINGS
+from search.readings import Readings
 from search.record import Front, State
 from search.study import storages, studies
 from search.study.study import Study
@@ -31,11 +33,12 @@ from search.tracking.mlflow import MlflowTracker
 from search.workers.cluster import Share, cluster
 from search.workers.executor import execute, test_front
 from search.workers.luggage import luggage
+from search.workers.meter import ClusterMeter
 from search.workers.pools import Resources
 from spaces import InputError
 from spaces.schema import BUDGETS, NAMES, is_name
 
-RESERVED = ("mlflow.db", "mlartifacts")
+RESERVED = ("mlflow.db", "mlartifacts", READINGS)
 
 
 class Ending(StrEnum):
@@ -126,7 +129,10 @@ def run(
     _announce(console, directory, task)
     with cluster(address, equipment):
         Share.of(resources)  # refuses what no node has, before anything is written
-        with _study(directory, task, task.evaluator, places.storage, start=start, resume=resume) as study:
+        with (
+            _metered(task, resources, Path(runs), console) as (evaluator, meter),
+            _study(directory, task, evaluator, places.storage, start=start, resume=resume) as study,
+        ):
             places.write(directory)
             if start is not None and earlier is not None:
                 start.bring(study, results.opened(Path(runs), earlier))
@@ -138,7 +144,14 @@ def run(
             keeper = Keeper(study, tracker)
             with Display(console, study) as display:
                 study.observers += [keeper, display]
-                over = execute(study, task.evaluator, address=address, resources=resources, say=partial(_note, console))
+                over = execute(
+                    study,
+                    task.evaluator,
+                    address=address,
+                    resources=resources,
+                    meter=meter,
+                    say=partial(_note, console),
+                )
                 study.interrupt(study.overspent or "interrupted")
             if over is not None:
                 _test(study, task.evaluator, resources, console)
@@ -194,7 +207,7 @@ def _directory(runs: Path, name: str, resume: bool) -> Path:
     if not is_name(name):
         raise InputError(f"--name {name!r} cannot name a folder; allowed are {NAMES}")
     if name.lower().startswith(RESERVED):
-        raise InputError(f"--name {name!r} is taken: what begins so in {runs} is MLflow's")
+        raise InputError(f"--name {name!r} is taken: what begins so in {runs} is kept for all searches")
     if set(str(runs)) & set("%?#"):
         raise InputError(f"--runs {runs}: the characters %, ? and # cannot be part of a database's address")
     try:
@@ -206,6 +219,21 @@ def _directory(runs: Path, name: str, resume: bool) -> Path:
         number += 1
         directory = runs / f"{name}-{number}"
     return directory
+
+
+@contextmanager
+def _metered(
+    task: Task, resources: Resources, runs: Path, console: Console
+) -> Iterator[tuple[Evaluator, ClusterMeter | None]]:
+    """The evaluator, whose timed costs the cluster measures, and each only once in the folder of searches."""
+    costing = task.costing
+    if costing is None or not costing.timed:
+        yield task.evaluator, None
+        return
+    say = partial(_note, console)
+    with ClusterMeter(costing, cpus=costing.cores, gpu=costing.gpu, resources=resources, say=say) as meter:
+        readings = Readings(meter, runs / READINGS, settings=costing.settings, machine=lambda: meter.machine, say=say)
+        yield Metered(task.evaluator, readings), meter
 
 
 @contextmanager

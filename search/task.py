@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from search.costing import entries
+from search.costing import Costing, entries
 from search.data import Dataset
 from search.evaluator import Evaluator
 from search.gate import Gate
@@ -38,6 +38,11 @@ class Task:
     space: SearchSpace
     dataset: Dataset | None
     evaluator: Evaluator
+
+    @property
+    def costing(self) -> Costing | None:
+        """None where the evaluator is the user's own."""
+        return self.evaluator.costing if isinstance(self.evaluator, TimmEvaluator) else None
 
     @property
     def text(self) -> str:

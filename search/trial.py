@@ -19,11 +19,13 @@ from search.costing import Costing
 from search.costs import latency_ms
 from search.data import Batches, Dataset, load_data
 from search.data.batches import Batch
+from search.data.corruptions import corrupted
 from search.data.seeds import seed_of
 from search.evaluator import Measurement, Reading
 from search.training import (
     REDUCED,
     Trainer,
+    corruption_accuracy,
     finished,
     load_weights,
     optimizer_of,
@@ -108,6 +110,11 @@ class TimmEvaluator:
             images=len(dataset.train),
             optimizer=partial(optimizer_of, space.train),
         )
+        self._views = {
+            name: corrupted(dataset, entry.kinds, entry.severities)
+            for name, entry in self.costing.judged.items()
+            if entry.cost == "corruption_accuracy"
+        }
         self._costs: dict[str, dict[str, float]] = {}
         self._live: tuple[TrialKey, Trainer] | None = None
 
@@ -133,7 +140,8 @@ class TimmEvaluator:
         return self.costing.measure(architecture)
 
     def evaluate(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Iterator[Measurement]:
-        """Epochs up to `fidelity`, one measurement each; the last also has the value `accuracy`, on validation data.
+        """Epochs up to `fidelity`, one measurement each; the last also has values, of validation data: `accuracy`,
+        and what else the space asks for that is known only now.
 
         Leaves `model.safetensors` in `checkpoint`, and `strengths.json` where the network has scales. At full
         fidelity residual branches whose adaptive gate has died are removed: the last measurement then has the
@@ -154,7 +162,7 @@ class TimmEvaluator:
                     trainer.save_state(checkpoint)
                     saved = time.monotonic()
                 yield Measurement(fidelity=trainer.epoch, metrics=metrics, time=time.time())
-        metrics |= trainer.validate()
+        values = self._judge(trainer, metrics)
         trainer.save(checkpoint)
         images, _ = self._sample(trainer.device)
         save_strengths(strengths(trainer.model, images), checkpoint)
@@ -165,8 +173,20 @@ class TimmEvaluator:
             yield self._reduced(trainer, removal, metrics, checkpoint)
             return
         self._live = key, trainer
-        values = {"accuracy": metrics["val_accuracy"]}
         yield Measurement(fidelity=fidelity, values=values, metrics=metrics, time=time.time())
+
+    def _judge(self, trainer: Trainer, metrics: dict[str, float]) -> dict[str, float]:
+        """Every objective that is known after training only; what else is found out goes into `metrics`."""
+        metrics |= trainer.validate()
+        values = {"accuracy": metrics["val_accuracy"]}
+        for name in self.costing.judged:
+            if name in self._views:
+                found = corruption_accuracy(trainer.model, self._views[name], self._recipe.batch_size, trainer.device)
+                values[name] = found.pop("corruption_accuracy")
+                metrics |= {f"val_{kind}": accuracy for kind, accuracy in found.items()}
+            else:
+                values[name] = metrics["val_calibration_error"]
+        return values
 
     def _reduced(self, trainer: Trainer, removal: Removal, metrics: dict[str, float], checkpoint: Path) -> Measurement:
         """What is left without the dead branches, validated and kept beside the whole network."""
@@ -175,11 +195,11 @@ class TimmEvaluator:
         metrics["latency_ms_before_removal"] = latency_ms(trainer.model, size)
         metrics |= {f"{name}_before_removal": cost for name, cost in self.costing.count_of(trainer.model).items()}
         trainer.model = removal.model
-        metrics |= trainer.validate()
+        values = self._judge(trainer, metrics)
         metrics["latency_ms_after_removal"] = latency_ms(removal.model, size)
         metrics["branches_removed"] = len(removal.removed)
         save_weights(removal.model, checkpoint / REDUCED, trainer.epoch)
-        values = {"accuracy": metrics["val_accuracy"], **self.costs(removal.architecture)}
+        values |= self.costs(removal.architecture)
         network = removal.architecture
         return Measurement(fidelity=trainer.epoch, values=values, metrics=metrics, time=time.time(), network=network)
 

@@ -1,6 +1,7 @@
 """A cost of the user's own: a function of theirs, named in the space file. It runs code, so it has to be allowed."""
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -32,7 +33,7 @@ class Function:
     def __call__(self, model: nn.Module, input_size: InputSize) -> Reading:
         """
         Raises:
-            InputError: there is no such function, it fails, or it does not give a number.
+            InputError: there is no such function, it fails, or it does not give a finite number.
         """
         try:
             value = float(self.load()(model, input_size))
@@ -40,6 +41,8 @@ class Function:
             raise
         except Exception as error:  # whatever a function of the user's raises
             raise InputError(f"{self._where} fails: {type(error).__name__}: {error}") from error
+        if not math.isfinite(value):
+            raise InputError(f"{self._where} gives {value}, which is no finite number")
         return Reading(value=value)
 
     def load(self) -> Callable[[nn.Module, InputSize], Any]:

@@ -7,6 +7,7 @@ training was paused: on a CPU to the last bit, on a GPU up to the order in which
 import inspect
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
@@ -114,7 +115,10 @@ class Trainer:
         }
 
     def validate(self) -> dict[str, float]:
-        """BatchNorm recalibrated on training images as they are, then the validation split: val_accuracy, val_loss.
+        """BatchNorm recalibrated on training images as they are, then the validation split.
+
+        Returns:
+            val_accuracy, val_loss and val_calibration_error, as of `Score`.
 
         Raises:
             TrainingDiverged: the network gives nan or inf.
@@ -123,7 +127,7 @@ class Trainer:
         result = self.score(self._dataset.val)
         if not np.isfinite(result.loss):
             raise TrainingDiverged(f"validation loss {result.loss} after epoch {self.epoch}")
-        return {"val_accuracy": result.accuracy, "val_loss": result.loss}
+        return {f"val_{name}": value for name, value in asdict(result).items()}
 
     def recalibrate(self) -> None:
         """Without BatchNorm nothing happens."""

@@ -12,7 +12,7 @@ from typing import Any
 import timm
 import torch
 
-from search.costs import COSTS
+from search.costs import macs, params
 from spaces import Architecture, SpaceError, build
 from spaces.anatomy import anatomy_of
 from spaces.techniques import TECHNIQUES
@@ -24,7 +24,7 @@ def costs(backbone: str, **choices: Any) -> dict[str, float]:
     side = anatomy_of(backbone, {}).image_size
     with torch.device("meta"):
         model = build(Architecture(backbone=backbone, choices=choices), CLASSES)
-    return {name: cost(model, (3, side, side)) for name, cost in COSTS.items()}
+    return {"params": params(model), "macs": macs(model, (3, side, side))}
 
 
 def measured(backbone: str) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def main() -> None:
     plain = {row["backbone"]: row for row in rows if not row["dimension"]}
     for row in rows:
         before = plain[row["backbone"]]
-        change = "  ".join(f"{name} {row[name]:>14,} {row[name] / before[name] - 1:+8.2%}" for name in COSTS)
+        change = "  ".join(f"{name} {row[name]:>14,} {row[name] / before[name] - 1:+8.2%}" for name in before)
         print(f"{row['backbone']:22} {row['dimension']:16} {row['choice']!s:40} {change}")
     if given.json:
         versions = {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()}

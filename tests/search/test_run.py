@@ -24,7 +24,7 @@ from spaces import load
 from tests.search.command import SHARED, archsearch, kill, space_file, start, trained, wait_for
 from tests.search.plain import checkpoint
 
-KEYS = {"id", "architecture", "values", "test_accuracy", "mlflow_run_id"}
+KEYS = {"id", "architecture", "values", "costs", "test_accuracy", "mlflow_run_id"}
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_no_feasible_architecture_is_code_1(tmp_path: Path) -> None:
         (["run", "tiny.yaml", "--gpus-per-trial", "nan"], {}, "--gpus-per-trial nan is not a number from 0"),
         (["run", "tiny.yaml", "--cpus-per-trial", "0"], {}, "--cpus-per-trial"),
         (["run", "tiny.yaml", "--name", "../x"], {}, "--name"),
-        (["run", "tiny.yaml", "--name", "mlflow.db"], {}, "is MLflow's"),
+        (["run", "tiny.yaml", "--name", "mlflow.db"], {}, "is kept for all searches"),
         (["run", "tiny.yaml", "--runs", "tiny.yaml"], {}, "--runs tiny.yaml cannot be written"),
         (["run", "tiny.yaml", "--runs", "50%20x"], {}, "cannot be part of a database's address"),
         (["front", "none"], {}, "no searches"),
