@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from search.costs import Cost, Function, InputSize, made
 from search.evaluator import Reading
-from spaces import Architecture, SpaceError, SpaceFile, build
+from spaces import Architecture, InputError, SpaceError, SpaceFile, build
 from spaces.errors import unknown
 from spaces.schema import ACCURACY, JUDGED, KINDS, CostEntry
 
@@ -126,7 +126,7 @@ class Costing:
     def _read(self, cost: Cost, model: nn.Module, architecture: Architecture) -> Reading:
         try:
             return cost(model, self._input_size)
-        except SpaceError:
+        except InputError:
             raise
         except Exception as error:  # whatever a forward pass raises on images that do not suit it
             _, height, width = self._input_size

@@ -19,7 +19,15 @@ from search.training.checkpoint import (
     save_weights,
     saved_epoch,
 )
-from search.training.evaluation import Score, predict, recalibrate, score, seeded
+from search.training.evaluation import (
+    Score,
+    calibration_error,
+    corruption_accuracy,
+    predict,
+    recalibrate,
+    score,
+    seeded,
+)
 from search.training.schedule import learning_rate
 from search.training.trainer import Trainer, TrainingDiverged, optimizer_of
 
@@ -30,6 +38,8 @@ __all__ = [
     "Score",
     "Trainer",
     "TrainingDiverged",
+    "calibration_error",
+    "corruption_accuracy",
     "finished",
     "learning_rate",
     "load_strengths",

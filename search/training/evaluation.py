@@ -1,8 +1,12 @@
-"""What a network knows: BatchNorm statistics made right, predictions in full precision, accuracy and loss."""
+"""What a network knows: BatchNorm statistics made right, predictions in full precision, accuracy and loss.
 
-from collections.abc import Iterable, Iterator
+And beyond clean accuracy: how much of it is left on corrupted images, and whether it knows how sure it may be.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from search.data.batches import Batch
+from search.data.batches import Batch, Batches
+from search.data.dataset import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +25,12 @@ class Score:
     Attributes:
         accuracy: share of them whose highest logit is their label, in [0, 1].
         loss: mean cross entropy, nats.
+        calibration_error: see the function of that name.
     """
 
     accuracy: float
     loss: float
+    calibration_error: float
 
 
 @contextmanager
@@ -68,4 +75,39 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]
 def score(logits: Tensor, labels: Tensor) -> Score:
     """Of `predict`'s answer."""
     accuracy = (logits.argmax(dim=1) == labels).float().mean()
-    return Score(accuracy=accuracy.item(), loss=F.cross_entropy(logits, labels).item())
+    return Score(
+        accuracy=accuracy.item(),
+        loss=F.cross_entropy(logits, labels).item(),
+        calibration_error=calibration_error(logits, labels),
+    )
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error, in [0, 1], of `predict`'s answer (1706.04599, eq. 3).
+
+    The mean distance between confidence, the highest probability, and accuracy: over `bins` of equal width by
+    confidence, weighted by how many images are in each.
+    """
+    confidence, answer = logits.double().softmax(dim=1).max(dim=1)
+    gap = (answer == labels).double() - confidence
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=logits.device)
+    place = torch.bucketize(confidence, edges[1:-1])  # bin m has the confidences in ((m - 1) / bins, m / bins]
+    sums = torch.bincount(place.cpu(), weights=gap.cpu(), minlength=bins)
+    return (sums.abs().sum() / len(labels)).item()
+
+
+def corruption_accuracy(
+    model: nn.Module, views: Mapping[str, Dataset], batch_size: int, device: torch.device
+) -> dict[str, float]:
+    """Accuracy in [0, 1] on the validation images of each view: `accuracy_jpeg_3` and so on, for the view `jpeg_3`.
+
+    And `corruption_accuracy`, their mean.
+
+    Args:
+        views: of `search.data.corruptions.corrupted`.
+    """
+    found = {
+        f"accuracy_{name}": score(*predict(model, Batches(view, view.val, batch_size, device))).accuracy
+        for name, view in views.items()
+    }
+    return {"corruption_accuracy": fmean(found.values()), **found}

@@ -1,4 +1,4 @@
-"""A cost of the user's own: code that runs only where it is allowed, counted, constrained and optimised as any other."""
+"""A cost of the user's own: code that runs only where it is allowed; counted, constrained and optimised as others."""
 
 import json
 from pathlib import Path
