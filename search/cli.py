@@ -1,4 +1,4 @@
-"""The command line: `archsearch run`, `front`, `pick`, `backbones`, `ui`. Turns words into calls, results into words.
+"""The command line: `archsearch plan`, `run`, `front`, ... Turns words into calls, results into words.
 
 Exit codes: 0 done; 1 no feasible complete trial; 2 bad input; 130 Ctrl-C.
 """
@@ -19,6 +19,8 @@ from search import findings, results
 from search import run as searches
 from search.checkpoints.places import Places, public
 from search.live import front_table
+from search.planning.plan import planned
+from search.planning.tables import tables
 from search.record import State
 from search.tracking.mlflow_store import reach
 from search.tracking.tracker import ui_command
@@ -183,6 +185,32 @@ def run(
 
 def _flags(given: Mapping[str, object]) -> str:
     return "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
+
+
+@app.command()
+def plan(
+    space: Annotated[Path, typer.Argument(help="The space file.", metavar="SPACE")],
+    runs: Runs = RUNS,
+    threads: Annotated[int, typer.Option("--cpus-per-trial", help="CPU cores of a training.", min=1)] = 1,
+    allow_code: AllowCode = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")] = False,
+) -> None:
+    """Tell what is in a space, what its networks cost and how long a search will take, without training one.
+
+    Counts architectures, runs each backbone on a batch of the data, and measures a few training steps on this machine.
+    """
+    with Console(stderr=True).status("reading the space") as status:
+        found = planned(space, runs=runs, threads=threads, allow_code=allow_code, say=status.update)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))  # noqa: T201
+        return
+    console = Console()
+    console.width = console.width if console.is_terminal else max(console.width, findings.PIPED)
+    console.print(Text(f"{found.name}, on {found.machine}; trainings on {found.device}\n"))
+    for table in tables(found):
+        console.print(table, "")
+    if found.feasibility.refusal:
+        raise InputError(found.feasibility.refusal)
 
 
 @app.command()

@@ -12,8 +12,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from search.costs import Cost, Function, InputSize, made
+from search.costs.predictor import features
 from search.evaluator import Reading
-from spaces import Architecture, InputError, SpaceError, SpaceFile, build
+from spaces import Architecture, InputError, SpaceError, SpaceFile, build, skeleton
 from spaces.errors import unknown
 from spaces.schema import ACCURACY, JUDGED, KINDS, CostEntry
 
@@ -86,6 +87,10 @@ class Costing:
             for name, entry in self._entries.items()
         }
 
+    def rate(self, name: str) -> bool:
+        """Whether a timed cost is so much in a second, and not a time."""
+        return self._entries[name].cost == "throughput"
+
     @property
     def cores(self) -> int:
         """CPU cores that measuring takes."""
@@ -102,13 +107,20 @@ class Costing:
         Raises:
             SpaceError: the network cannot be built, or not for images of this size.
         """
-        with torch.device("meta"):
-            model = build(architecture, self._num_classes, self._input_size[0])
+        model = skeleton(architecture, self._num_classes, self._input_size[0])
         return {name: self._read(cost, model, architecture).value for name, cost in self.counted.items()}
 
     def count_of(self, model: nn.Module) -> dict[str, float]:
         """Every counted cost of a network at hand, by name."""
         return {name: cost(model, self._input_size).value for name, cost in self.counted.items()}
+
+    def features(self, architecture: Architecture) -> dict[str, float]:
+        """What timed costs can be predicted from.
+
+        Raises:
+            SpaceError: the network cannot be built, or not for images of this size.
+        """
+        return features(skeleton(architecture, self._num_classes, self._input_size[0]), self._input_size)
 
     def measure(self, architecture: Architecture) -> dict[str, Reading]:
         """Every timed cost, by name, on this machine; weights as they are drawn, since they do not matter.

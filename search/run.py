@@ -19,7 +19,9 @@ from search import results, samplers
 from search.checkpoints.checkpoints import checkpoints_of, settle
 from search.checkpoints.places import Places
 from search.evaluator import Evaluator, Metered, Tester
+from search.gate import Gate
 from search.live import Display
+from search.planning.feasibility import look
 from search.readings import FILE as READINGS
 from search.readings import Readings
 from search.record import Front, State
@@ -38,6 +40,8 @@ from search.workers.pools import Resources
 from spaces import InputError
 from spaces.schema import BUDGETS, NAMES, is_name
 
+LOOK_S = 6.0  # for a space that has little to find; others take a fraction of a second
+LOOK_ENOUGH = 8  # feasible ones, after which a space is not looked at any further
 RESERVED = ("mlflow.db", "mlartifacts", READINGS)
 
 
@@ -125,6 +129,8 @@ def run(
     database = None if storage is None else storages.address(storage)
     given = Places(storage=database, checkpoints=checkpoints, tracking=tracking, artifacts=artifacts)
     places = settle(directory, given, resume=resume)
+    if not resume:
+        _look(task, console)
     start = None if earlier is None else warm_start(results.opened(Path(runs), earlier), task.space, task.data)
     _announce(console, directory, task)
     with cluster(address, equipment):
@@ -165,6 +171,21 @@ def run(
                 front=study.front,
                 counts=study.counts(),
             )
+
+
+def _look(task: Task, console: Console) -> None:
+    """Refuses a space of which nothing meets the constraints; says where hardly anything does.
+
+    Only what is counted is looked at, and only for some seconds.
+    """
+    if not task.file.constraints:
+        return
+    gate = Gate(task.evaluator, task.file.constraints)
+    found = look(task.space, gate.count, seed=task.file.search.seed, deadline_s=LOOK_S, enough=LOOK_ENOUGH)
+    if found.refusal:
+        raise InputError(found.refusal)
+    if found.note:
+        _note(console, found.note)
 
 
 def _announce(console: Console, directory: Path, task: Task) -> None:

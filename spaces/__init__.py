@@ -6,7 +6,7 @@ timm, pydantic and a YAML parser; knows nothing of searches, Ray, Optuna or MLfl
 
 import spaces.cifar  # noqa: F401  # timm knows them from now on
 from spaces.architecture import Architecture
-from spaces.build import Start, build
+from spaces.build import Start, build, skeleton
 from spaces.errors import InputError, SpaceError
 from spaces.questions import Parameter
 from spaces.schema import SpaceFile, load
@@ -22,4 +22,5 @@ __all__ = [
     "Start",
     "build",
     "load",
+    "skeleton",
 ]

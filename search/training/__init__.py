@@ -29,9 +29,10 @@ from search.training.evaluation import (
     seeded,
 )
 from search.training.schedule import learning_rate
-from search.training.trainer import Trainer, TrainingDiverged, optimizer_of
+from search.training.trainer import RECALIBRATION_IMAGES, Trainer, TrainingDiverged, optimizer_of
 
 __all__ = [
+    "RECALIBRATION_IMAGES",
     "REDUCED",
     "STRENGTHS",
     "WEIGHTS",

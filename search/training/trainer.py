@@ -24,7 +24,7 @@ from search.training.evaluation import Score, has_batch_norm, predict, recalibra
 from search.training.schedule import learning_rate
 from spaces.schema import Train
 
-_RECALIBRATION_IMAGES = 2048  # a mean over so many is off by 2% of a deviation (1 / sqrt(2048)) at most
+RECALIBRATION_IMAGES = 2048  # a mean over so many is off by 2% of a deviation (1 / sqrt(2048)) at most
 _CHECK_STEPS = 100  # a GPU is asked this often whether the loss is finite: each answer waits for it
 # The whole optimiser step in one kernel: a resnet10t at 32 pixels sees 14% more images a second on a CPU.
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -134,7 +134,7 @@ class Trainer:
         if not has_batch_norm(self.model):
             return
         seed = seed_of("recalibration", self._seed, self.epoch)
-        chosen = np.random.default_rng(seed).permutation(self._dataset.train)[:_RECALIBRATION_IMAGES]
+        chosen = np.random.default_rng(seed).permutation(self._dataset.train)[:RECALIBRATION_IMAGES]
         with seeded(seed, self.device):
             recalibrate(self.model, Batches(self._dataset, chosen, self._recipe.batch_size, self.device))
 
