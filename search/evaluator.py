@@ -89,11 +89,28 @@ class Meter(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """What a timed cost may be; `error` is the median relative error of such guesses."""
+
+    value: float
+    error: float
+
+
+@runtime_checkable
+class Foreseer(Meter, Protocol):
+    """A meter that also guesses what it would measure."""
+
+    def foresee(self, architecture: Architecture) -> Mapping[str, Guess]:
+        """By name; empty where it knows too little."""
+        ...
+
+
 @final
 class Metered:
-    """An evaluator whose timed costs somebody else measures."""
+    """An evaluator whose timed costs somebody else measures, and guesses."""
 
-    def __init__(self, evaluator: Evaluator, meter: Meter):
+    def __init__(self, evaluator: Evaluator, meter: Foreseer):
         self._evaluator, self._meter = evaluator, meter
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
@@ -101,6 +118,9 @@ class Metered:
 
     def measure(self, architecture: Architecture) -> Mapping[str, Reading]:
         return self._meter.measure(architecture)
+
+    def foresee(self, architecture: Architecture) -> Mapping[str, Guess]:
+        return self._meter.foresee(architecture)
 
     def evaluate(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Iterator[Measurement]:
         return self._evaluator.evaluate(architecture, fidelity, seed, checkpoint)

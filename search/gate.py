@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from search.evaluator import SPREAD, UNSTEADY, Evaluator, Meter, Reading
+from search.evaluator import SPREAD, UNSTEADY, Evaluator, Foreseer, Meter, Reading
 from spaces import Architecture, InputError, SpaceError
 from spaces.errors import unknown
 from spaces.schema import Bound
+
+DOUBT = 3.0  # median errors beyond a limit at which a guess is believed: 2 deviations of normal errors, 0.67 each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,19 @@ class Gate:
             SpaceError: it cannot be built or run so.
         """
         return flat(self._evaluator.measure(architecture)) if isinstance(self._evaluator, Meter) else {}
+
+    def promising(self, architecture: Architecture) -> bool:
+        """Whether it may be feasible as far as can be said without a clock: by counting, and by what others took."""
+        if architecture.id in self._known:
+            return self._known[architecture.id].feasible
+        if not self.count(architecture).feasible:
+            return False
+        foreseen = self._evaluator.foresee(architecture) if isinstance(self._evaluator, Foreseer) else {}
+        return all(
+            limit.excess({limit.name: foreseen[limit.name].value}) <= DOUBT * foreseen[limit.name].error
+            for limit in self._limits
+            if limit.name in foreseen
+        )
 
     def _check(self, architecture: Architecture) -> Checked:
         counted = self.count(architecture)

@@ -19,6 +19,7 @@ from search import results, samplers
 from search.checkpoints.checkpoints import checkpoints_of, settle
 from search.checkpoints.places import Places
 from search.evaluator import Evaluator, Metered, Tester
+from search.foresight import Foresight
 from search.gate import Gate
 from search.live import Display
 from search.planning.feasibility import look
@@ -254,7 +255,7 @@ def _metered(
     say = partial(_note, console)
     with ClusterMeter(costing, cpus=costing.cores, gpu=costing.gpu, resources=resources, say=say) as meter:
         readings = Readings(meter, runs / READINGS, settings=costing.settings, machine=lambda: meter.machine, say=say)
-        yield Metered(task.evaluator, readings), meter
+        yield Metered(task.evaluator, Foresight(readings, costing)), meter
 
 
 @contextmanager

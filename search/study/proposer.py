@@ -4,11 +4,12 @@ Knows spaces, the gate and who has been trained; nothing of trainings, rungs or 
 """
 
 import time
+from itertools import chain
 from typing import final
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.evaluator import Evaluator
+from search.evaluator import Evaluator, Foreseer
 from search.gate import Checked, Gate
 from search.record import State, TrialRecord
 from search.samplers.dialogue import DRAWN, Dialogue, Proposal
@@ -27,7 +28,10 @@ class Proposer:
     def __init__(self, dialogue: Dialogue, book: Book, file: SpaceFile, evaluator: Evaluator):
         self._dialogue, self._book, self._space = dialogue, book, SearchSpace(file)
         self._gate = Gate(evaluator, file.constraints)
-        self._untried = untried(self._space, file.search.seed, self._wanted)
+        kinds = [self._wanted]
+        if isinstance(evaluator, Foreseer):  # what its guesses speak against comes last, for they may be wrong
+            kinds.insert(0, lambda one: self._gate.promising(one) and self._wanted(one))
+        self._untried = chain.from_iterable(untried(self._space, file.search.seed, wanted) for wanted in kinds)
         self._cut: FrozenTrial | None = None  # a proposal that a crash cut in half
         self._drawn = False  # the next proposal is settled
         self._row = 0  # proposals of the sampler in a row that needed no training

@@ -1,0 +1,66 @@
+"""Foresight: a meter that also guesses, from what it has measured, what others would measure: to propose by.
+
+Knows costs and architectures; nothing of samplers, trials or where anything is measured.
+"""
+
+from collections.abc import Mapping
+from typing import final
+
+from search.costing import Costing
+from search.costs.predictor import ENOUGH, Features, Predictor
+from search.evaluator import Guess, Meter, Reading
+from spaces import Architecture
+
+GROWTH = 1.25  # a predictor is fitted anew once so many times as many are measured
+
+
+@final
+class Foresight:
+    """A `Foreseer`.
+
+    Args:
+        meter: measures.
+        costing: whose timed costs it measures.
+    """
+
+    def __init__(self, meter: Meter, costing: Costing):
+        self._meter, self._costing = meter, costing
+        self._features: list[Features] = []
+        self._readings: list[Mapping[str, Reading]] = []
+        self._seen: set[str] = set()
+        self._predictors: dict[str, Predictor] = {}
+        self._fitted = 0
+
+    def measure(self, architecture: Architecture) -> Mapping[str, Reading]:
+        readings = self._meter.measure(architecture)
+        if architecture.id not in self._seen:
+            self._seen.add(architecture.id)
+            self._features.append(self._costing.features(architecture))
+            self._readings.append(readings)
+        return readings
+
+    def foresee(self, architecture: Architecture) -> Mapping[str, Guess]:
+        """By timed cost; nothing as long as fewer than ENOUGH are measured.
+
+        Raises:
+            SpaceError: the network cannot be built or run.
+        """
+        if len(self._readings) >= max(ENOUGH, GROWTH * self._fitted):
+            self._fit()
+        if not self._predictors:
+            return {}
+        features = [self._costing.features(architecture)]
+        return {
+            name: Guess(value=float(predictor.predict(features)[0]) ** self._power(name), error=predictor.error)
+            for name, predictor in self._predictors.items()
+        }
+
+    def _fit(self) -> None:
+        self._fitted = len(self._readings)
+        for name in self._costing.timed:
+            values = [readings[name].value ** self._power(name) for readings in self._readings]
+            self._predictors[name] = Predictor.fit(self._features, values)
+
+    def _power(self, name: str) -> int:
+        """What is predicted is a time; a rate is one over it."""
+        return -1 if self._costing.rate(name) else 1
