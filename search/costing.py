@@ -143,4 +143,4 @@ class Costing:
         except Exception as error:  # whatever a forward pass raises on images that do not suit it
             _, height, width = self._input_size
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise SpaceError(f"{architecture.label} cannot take {height}x{width} images: {reason}") from None
+            raise SpaceError(f"{architecture.label} cannot take {height}x{width} images: {reason}") from error

@@ -34,8 +34,8 @@ from search.task import Given, Task, opened
 from search.training import RECALIBRATION_IMAGES, optimizer_of, predict
 from spaces import Architecture, InputError, build
 
-COUNT_S = 20.0  # for looking at a space: 4,000 architectures at 200 a second
-PAIRS_S = 10.0  # for what each decision does
+COUNT_S = 10.0  # for looking at a space: 2,000 architectures at 200 a second
+PAIRS_S = 5.0  # for what each decision does
 PREDICTED = 200  # architectures whose timed costs are predicted
 
 

@@ -30,7 +30,7 @@ class Proposer:
         self._gate = Gate(evaluator, file.constraints)
         kinds = [self._wanted]
         if isinstance(evaluator, Foreseer):  # what its guesses speak against comes last, for they may be wrong
-            kinds.insert(0, lambda one: self._gate.promising(one) and self._wanted(one))
+            kinds = [self._hopeful, self._wanted]
         self._untried = chain.from_iterable(untried(self._space, file.search.seed, wanted) for wanted in kinds)
         self._cut: FrozenTrial | None = None  # a proposal that a crash cut in half
         self._drawn = False  # the next proposal is settled
@@ -80,6 +80,9 @@ class Proposer:
             if time.monotonic() > deadline:
                 return Idle.LATER
         return Idle.EXHAUSTED
+
+    def _hopeful(self, architecture: Architecture) -> bool:
+        return self._gate.promising(architecture) and self._wanted(architecture)
 
     def _wanted(self, architecture: Architecture) -> bool:
         return self._book.training_of(architecture.id) is None and self.check(architecture).feasible

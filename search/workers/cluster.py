@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -25,7 +26,7 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.tune import PlacementGroupFactory
 
 from search.gate import said
-from search.workers.pools import GIB, Resources, checked, room, told
+from search.workers.pools import GIB, Claim, Resources, checked, left, room, told
 from spaces import InputError
 
 LOOK_EVERY_S = 2.0  # at which nodes the cluster has
@@ -122,15 +123,18 @@ class Share:
     A cluster with an autoscaler is asked to grow, for as many trials as are still to do. How far it may, and what the
     nodes will have that come, it does not tell: nothing is refused then, and a trial waits for a node that can hold it.
 
+    Args:
+        claim: tells what of a node is not for trials.
+
     Raises:
         InputError: no node has as much as a trial needs, and none can come.
     """
 
-    def __init__(self, pools: Sequence[Mapping[str, float]]):
-        self.pools = tuple(checked(pool) for pool in pools)
+    def __init__(self, pools: Sequence[Mapping[str, float]], claim: Callable[[], Claim | None] = lambda: None):
+        self.pools, self.claim = tuple(checked(pool) for pool in pools), claim
         self._nodes: dict[str, dict[str, float]] = {}
         self._looked, self._wished = -math.inf, 0
-        self._grows, kinds = is_autoscaler_v2(fetch_from_server=True), list(_nodes().values())
+        self._grows, kinds = grows(), list(left(_nodes(), claim()).values())
         for pool in self.pools:
             if room([pool], kinds) == [0] and not self._grows:
                 raise InputError(
@@ -139,21 +143,23 @@ class Share:
                 )
 
     @classmethod
-    def of(cls, resources: Resources) -> "Share":
+    def of(cls, resources: Resources, claim: Callable[[], Claim | None] = lambda: None) -> "Share":
         """Fills in what is left open: a GPU each where there are any, and a fair share of the cores beside it.
 
         Raises:
             InputError: no node has as much.
         """
         if resources.pools:
-            return cls(resources.pools)
-        beside = [node.get("CPU", 0.0) / node["GPU"] for node in _nodes().values() if node.get("GPU")]
-        gpus = (1.0 if beside else 0.0) if resources.gpus is None else resources.gpus
+            return cls(resources.pools, claim)
+        nodes = _nodes()
+        free = left(nodes, claim()).values()
+        beside = [node.get("CPU", 0.0) / node["GPU"] for node in free if node.get("GPU")]
+        gpus = float(any(node.get("GPU") for node in nodes.values())) if resources.gpus is None else resources.gpus
         cpus = resources.cpus
         if cpus is None:
             cpus = max(1.0, min(beside) * gpus // 1) if gpus and beside else 1.0
         memory = {} if resources.memory is None else {"memory": resources.memory * GIB}
-        return cls([{"CPU": cpus, "GPU": gpus, **memory}])
+        return cls([{"CPU": cpus, "GPU": gpus, **memory}], claim)
 
     def request(self, pool: int, avoided: Collection[str] = ()) -> PlacementGroupFactory:
         """One trial of a pool, as Tune asks Ray for it: on any node but those."""
@@ -164,7 +170,8 @@ class Share:
 
     def room(self, avoided: Collection[str] = ()) -> list[int]:
         """How many trials of each pool the nodes hold at once, those left out that are to be avoided."""
-        return room(self.pools, [node for known, node in self.nodes().items() if known not in avoided])
+        nodes = left(self.nodes(), self.claim())
+        return room(self.pools, [node for known, node in nodes.items() if known not in avoided])
 
     def nodes(self) -> Mapping[str, Mapping[str, float]]:
         """What the nodes have, by their ids; at most two seconds old."""
@@ -179,12 +186,50 @@ class Share:
         """Asks a cluster that can grow for room for so many trials of the first pool; 0 lets go of all not in use."""
         trials = int(min(trials, MOST_WISHED)) if self._grows else 0
         if trials != self._wished:
-            request_resources(bundles=[dict(self.pools[0])] * trials)
+            claim = self.claim()
+            held = [dict(claim.needs)] if claim is not None and trials else []
+            request_resources(bundles=held + [dict(self.pools[0])] * trials)
             self._wished = trials
+
+
+def node_for(needs: Mapping[str, float], resources: Resources) -> str | None:
+    """The node on which somebody else had best have these needs: that which leaves most trials room on the cluster.
+
+    None where there is none yet, and the cluster grows.
+
+    Raises:
+        InputError: no node has room for it, or none is then left for a trial.
+    """
+    pools, rooms = Share.of(resources).pools, dict[str, int]()
+    for node, has in _nodes().items():
+        if room([needs], [has]) != [0]:
+            with suppress(InputError):
+                rooms[node] = sum(Share.of(resources, partial(Claim, node=node, needs=needs)).room())
+    if any(rooms.values()):
+        return max(rooms, key=rooms.__getitem__)
+    if grows():
+        return None
+    unshared = "; what measures shares no GPU, so that a part of one for a trial does not help" * ("GPU" in needs)
+    raise InputError(
+        f"costs that are measured need {told(needs)} to themselves, beside {told(pools[0])} for a trial; the cluster "
+        f"has {_total('CPU'):g} CPUs and {_total('GPU'):g} GPUs on {len(_nodes())} nodes, and no room for both. "
+        "Measure with less (`threads`, or device: cpu, in `costs`), give less to each trial, or take a larger machine"
+        f"{unshared}"
+    )
+
+
+def grows() -> bool:
+    """Whether the cluster has an autoscaler."""
+    return bool(is_autoscaler_v2(fetch_from_server=True))
 
 
 def _nodes() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def is_up(node: str) -> bool:
+    """Whether a node, by its id, is one of the cluster, as far as is known."""
+    return node in _nodes()
 
 
 def _total(resource: str) -> float:

@@ -26,6 +26,7 @@ from search.study.study import Study
 from search.study.work import Idle
 from search.workers.cluster import QUIET, Share, cluster, environment, silence
 from search.workers.faults import DEATHS, causes
+from search.workers.meter import ClusterMeter
 from search.workers.pools import Resources
 from search.workers.proposals import Proposals, asked_for
 from search.workers.scheduler import assignment_of
@@ -39,6 +40,7 @@ def execute(
     *,
     address: str | None = None,
     resources: Resources,
+    meter: ClusterMeter | None = None,
     say: Callable[[str], None] = lambda note: None,
 ) -> Idle | None:
     """Trains until there is nothing left to do, or until the first Ctrl-C.
@@ -46,6 +48,7 @@ def execute(
     Trials that an interruption cuts short stay running in the study; whoever resumes it goes on with them.
 
     Args:
+        meter: measures on this cluster meanwhile; no trial comes where it is.
         say: is told, in a sentence, what the user should know of the cluster.
 
     Returns:
@@ -57,7 +60,7 @@ def execute(
     if study.remaining == 0:
         return Idle.BUDGET
     with cluster(address), environment(QUIET), silence(), _interruption() as interrupted:
-        share = Share.of(resources)
+        share = Share.of(resources) if meter is None else Share.of(resources, meter.claim)
         proposals = Proposals(study, share, interrupted, say)
         held = {"evaluator": evaluator, "checkpoints": checkpoints_of(study.directory)}
         with tempfile.TemporaryDirectory(prefix="archsearch-") as scratch:

@@ -53,6 +53,21 @@ class Resources:
         return cls(cpus=cpus, gpus=gpus, memory=memory, pools=tuple(pool(text) for text in pools))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What somebody else has of a node for as long as a search lasts: no trial finds room in it.
+
+    Attributes:
+        node: by its id.
+        needs: amounts, by Ray's names.
+        cores: of its machine, by their numbers; empty where they are not told apart.
+    """
+
+    node: str
+    needs: Mapping[str, float]
+    cores: frozenset[int] = frozenset()
+
+
 def pool(text: str) -> dict[str, float]:
     """Reads `gpu=1,cpu=4`: names and amounts, memory in GiB; 1 CPU where none is named.
 
@@ -103,6 +118,14 @@ def room(pools: Sequence[Mapping[str, float]], nodes: Iterable[Mapping[str, floa
             left |= {name: left.get(name, 0) - fits * need for name, need in units.items()}
             held[place] += fits
     return held
+
+
+def left(nodes: Mapping[str, Mapping[str, float]], claim: Claim | None) -> dict[str, Mapping[str, float]]:
+    """What the nodes, by their ids, have for trials."""
+    if claim is None or claim.node not in nodes:
+        return dict(nodes)
+    rest = {name: amount - claim.needs.get(name, 0.0) for name, amount in nodes[claim.node].items()}
+    return {**nodes, claim.node: rest}
 
 
 def told(needs: Mapping[str, float]) -> str:

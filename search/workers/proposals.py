@@ -15,7 +15,7 @@ from search.study.study import Study
 from search.study.work import Idle
 from search.workers.cluster import Share, fate
 from search.workers.faults import HOPELESS, Deaths
-from search.workers.scheduler import ASSIGNMENT, MEASUREMENT, NODE, ParetoHalving
+from search.workers.scheduler import ASSIGNMENT, CLAIM, MEASUREMENT, NODE, ParetoHalving
 from spaces import InputError
 
 REQUEST = "request"  # key of Tune's config: what is asked of Ray
@@ -80,6 +80,7 @@ class Proposals(Searcher):  # type: ignore[misc]  # ray is not typed
         return {
             ASSIGNMENT: work,
             REQUEST: self._share.request(pool, avoided),
+            CLAIM: self._share.claim(),
             "cpus": needs["CPU"],
             "devices": needs.get("GPU") or needs["CPU"],
         }

@@ -17,7 +17,7 @@ from search.study.work import Assignment
 from search.workers.faults import MachineFault
 
 # Keys of Tune's config and results.
-ASSIGNMENT, MEASUREMENT, FAULT, NODE = "assignment", "measurement", "fault", "node"
+ASSIGNMENT, CLAIM, MEASUREMENT, FAULT, NODE = "assignment", "claim", "measurement", "fault", "node"
 
 
 _ACTOR = re.compile(r"actor(?:_id[:=])? ?([0-9a-f]{32})")  # in Ray's messages
@@ -89,13 +89,14 @@ def assignment_of(trial: Trial) -> Assignment:
 def died_of(trial: Trial) -> Fault:
     """What ended the worker process of a trial, out of what Tune wrote down of it."""
     written = Path(trial.error_file).read_text() if trial.error_file else ""
-    lines = written.rpartition("Failure # ")[2].split("\n")[1:]
-    text = " ".join(" ".join(lines).split())
-    actor = _ACTOR.search(text)
-    return Fault(reason=_reason(text, lines), actor=actor[1] if actor else None)
+    text = written.rpartition("Failure # ")[2].partition("\n")[2]
+    actor = _ACTOR.search(" ".join(text.split()))
+    return Fault(reason=reason_of(text), actor=actor[1] if actor else None)
 
 
-def _reason(text: str, lines: list[str]) -> str:
+def reason_of(said: str) -> str:
+    """Why a worker process ended, out of what Ray says of it."""
+    lines, text = said.split("\n"), " ".join(said.split())
     if MachineFault.__name__ in text:
         return text.rpartition(f"{MachineFault.__name__}: ")[2]
     if "creation task" in text:

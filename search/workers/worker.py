@@ -5,8 +5,10 @@ What its training raises is the training's fault, unless `search.workers.faults`
 
 import gc
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,7 +21,7 @@ from search.evaluator import Evaluator, Measurement
 from search.gate import said
 from search.study.work import carry_out
 from search.workers.faults import MachineFault, of_machine
-from search.workers.scheduler import ASSIGNMENT, FAULT, MEASUREMENT, NODE
+from search.workers.scheduler import ASSIGNMENT, CLAIM, FAULT, MEASUREMENT, NODE
 
 LAST_WORDS_S = 3.0  # for the fault of a machine to reach the driver
 
@@ -29,6 +31,19 @@ def settle(cpus: float) -> None:
     if not ray.get_gpu_ids():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(max(1, int(cpus)))
+
+
+def cores() -> frozenset[int]:
+    """Those of the machine that this process may run on, by their numbers; empty where the system does not tell."""
+    return frozenset(os.sched_getaffinity(0)) if sys.platform == "linux" else frozenset()
+
+
+def stay_on(chosen: Iterable[int]) -> None:
+    """Keeps every thread of this process, and those to come, on some cores of its machine; on Linux only."""
+    if sys.platform == "linux":
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread), chosen)
 
 
 def _end_soon() -> None:
@@ -45,6 +60,7 @@ class Training(Trainable):  # type: ignore[misc]  # ray is not typed
         self._evaluator, self._checkpoints = evaluator, checkpoints
         self._measurements: Iterator[Measurement] = iter(())
         self._node = ray.get_runtime_context().get_node_id()
+        self._cores = cores()
         settle(config["cpus"])
         gc.freeze()  # modules and data are never garbage; a collection between trials need not look at them
         self._begin(config)
@@ -55,6 +71,8 @@ class Training(Trainable):  # type: ignore[misc]  # ray is not typed
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._let_go()  # before the next one needs the memory
+        claim = config[CLAIM]
+        stay_on(self._cores - (claim.cores if claim and claim.node == self._node else set()) or self._cores)
         work = config[ASSIGNMENT]
         training = partial(carry_out, self._evaluator, work, devices=config["devices"])
         self._measurements = self._checkpoints.trained(work.number, training)
