@@ -17,6 +17,7 @@ from search.evaluator import Reading
 from spaces import Architecture, InputError, SpaceError, SpaceFile, build, skeleton
 from spaces.errors import unknown
 from spaces.schema import ACCURACY, JUDGED, KINDS, CostEntry
+from spaces.twin import uncollected
 
 ALWAYS = ("params", "macs")
 
@@ -107,8 +108,11 @@ class Costing:
         Raises:
             SpaceError: the network cannot be built, or not for images of this size.
         """
-        model = skeleton(architecture, self._num_classes, self._input_size[0])
-        return {name: self._read(cost, model, architecture).value for name, cost in self.counted.items()}
+        with uncollected():
+            model = skeleton(architecture, self._num_classes, self._input_size[0])
+            found = {name: self._read(cost, model, architecture).value for name, cost in self.counted.items()}
+            del model
+        return found
 
     def count_of(self, model: nn.Module) -> dict[str, float]:
         """Every counted cost of a network at hand, by name."""

@@ -96,9 +96,8 @@ class Architecture:
         """
         if self.backbone is None:
             return self
-        check_backbone(self.backbone, self.kwargs)
         backbone = self.backbone.partition(".")[0]  # a pretrained tag names weights, not a network
-        kwargs = json.loads(_plain_kwargs(backbone, json.dumps(dict(self.kwargs), sort_keys=True)))
+        kwargs = json.loads(_plain_kwargs(self.backbone, json.dumps(dict(self.kwargs), sort_keys=True)))
         choices = {}
         for name, per_stage in resolve(backbone, kwargs, self.choices).items():
             choices[name] = per_stage[0] if len(set(map(_text, per_stage))) == 1 else list(per_stage)
@@ -128,6 +127,8 @@ class Architecture:
 def _plain_kwargs(backbone: str, kwargs_json: str) -> str:
     """Arguments in the fewest words that give the same network: defaults dropped, 2.0 as 2, [5, 5] as 5."""
     kwargs = json.loads(kwargs_json)
+    check_backbone(backbone, kwargs)
+    backbone = backbone.partition(".")[0]
     for name in sorted(kwargs):
         rest = {other: value for other, value in kwargs.items() if other != name}
         shorter = [rest]

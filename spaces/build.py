@@ -4,21 +4,25 @@ Every architecture is first built on the meta device and run there once, so what
 any weight is made.
 """
 
-import copy
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from spaces.anatomy import anatomy_of
-from spaces.architecture import Architecture, resolve
+from spaces.anatomy import Anatomy, anatomy_of
+from spaces.anatomy.meta import Unfilled
+from spaces.architecture import Architecture
 from spaces.backbone import create, first_line
 from spaces.errors import SpaceError
 from spaces.resizing.importance import Batch, check_method, scores
-from spaces.techniques import TECHNIQUES
+from spaces.techniques import TECHNIQUES, PerStage
 from spaces.techniques.width import Width
+from spaces.twin import modules_of, twin
 from spaces.weights import cached
 
 
@@ -58,24 +62,84 @@ def build(architecture: Architecture, num_classes: int, in_chans: int = 3, *, st
     Raises:
         SpaceError: the architecture cannot be built, or the weights are not there; the message says why.
     """
+    backbone, canonical = _checked(architecture, num_classes, in_chans), architecture.canonical
+    check(canonical)
+    weights = (start.weights or cached(backbone)) if start else None
+    name = canonical.backbone or ""
+    model = create(name, canonical.kwargs, num_classes=num_classes, in_chans=in_chans, weights=weights)
+    return _rewrite(model, _anatomy(canonical), _steps(canonical), start)
+
+
+def skeleton(architecture: Architecture, num_classes: int, in_chans: int = 3) -> nn.Module:
+    """The network of an architecture to be looked at: on the meta device, in evaluation mode.
+
+    As `build` makes it, many times faster, but not tried: run it to see whether its parts fit together. Its modules
+    are its own, its tensors are those of other skeletons too.
+
+    Args:
+        num_classes, in_chans: as for `build`.
+
+    Raises:
+        SpaceError: the architecture cannot be built; the message says why.
+    """
+    _checked(architecture, num_classes, in_chans)
+    canonical = architecture.canonical
+    steps = _steps(canonical)
+    width = {name: steps.pop(name) for name in (Width.name,) if name in steps}
+    often = not isinstance(canonical.choices.get(Width.name), list)  # one for each stage hardly comes again
+    begun = _text(width if often else {})
+    model = twin(_begun(canonical.backbone or "", _text(canonical.kwargs), begun, num_classes, in_chans))
+    _rewrite(model, _anatomy(canonical), {} if often else width)
+    with torch.device("meta"):
+        _rewrite(model, _anatomy(canonical), steps)
+    for module in modules_of(model):
+        if module.training:
+            module.eval()
+    return model
+
+
+@lru_cache(maxsize=64)
+def _begun(name: str, kwargs_json: str, width_json: str, num_classes: int, in_chans: int) -> nn.Module:
+    """A backbone of some width, never changed: what skeletons begin as. Width is what takes longest."""
+    kwargs, width = json.loads(kwargs_json), {name: tuple(stages) for name, stages in json.loads(width_json).items()}
+    if width:
+        model = twin(_begun(name, kwargs_json, _text({}), num_classes, in_chans))
+        return _rewrite(model, anatomy_of(name, kwargs), width)
+    with torch.device("meta"), Unfilled():
+        return create(name, kwargs, num_classes=num_classes, in_chans=in_chans).eval()
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(dict(value), sort_keys=True)
+
+
+def _checked(architecture: Architecture, num_classes: int, in_chans: int) -> str:
+    """The backbone, with its tag, of what `build` is asked for."""
     for name, number in (("num_classes", num_classes), ("in_chans", in_chans)):
         if not isinstance(number, int) or number < 1:
             raise SpaceError(f"{number!r} is not a whole number from 1", key=name)
     if architecture.backbone is None:
         raise SpaceError("an architecture of plain choices has no network; evaluate it with an Evaluator of your own")
-    check(architecture.canonical)
-    weights = (start.weights or cached(architecture.backbone)) if start else None
-    canonical = architecture.canonical
-    name = canonical.backbone or ""
-    model = create(name, canonical.kwargs, num_classes=num_classes, in_chans=in_chans, weights=weights)
-    return _compose(canonical, model, start)
+    return architecture.backbone
 
 
-def _compose(canonical: Architecture, model: nn.Module, start: Start | None = None) -> nn.Module:
-    """Rewrite the backbone of an architecture, in place."""
+def _anatomy(canonical: Architecture) -> Anatomy:
     assert canonical.backbone is not None
-    anatomy = anatomy_of(canonical.backbone, canonical.kwargs)
-    for name, choices in resolve(canonical.backbone, canonical.kwargs, canonical.choices).items():
+    return anatomy_of(canonical.backbone, canonical.kwargs)
+
+
+def _steps(canonical: Architecture) -> dict[str, PerStage]:
+    """The choices of each dimension, one a stage, in composition order."""
+    count = max(1, len(_anatomy(canonical).stages))
+    choices = canonical.choices.items()
+    return {name: tuple(choice) if isinstance(choice, list) else (choice,) * count for name, choice in choices}
+
+
+def _rewrite(
+    model: nn.Module, anatomy: Anatomy, steps: Mapping[str, PerStage], start: Start | None = None
+) -> nn.Module:
+    """Rewrite a backbone in place."""
+    for name, choices in steps.items():
         technique = TECHNIQUES[name]
         if start and isinstance(technique, Width):  # the one that chooses among weights
             kept = scores(model, anatomy, start.importance, start.batch)
@@ -92,11 +156,10 @@ def check(canonical: Architecture) -> None:
     Raises:
         SpaceError: its parts do not fit together.
     """
-    assert canonical.backbone is not None
-    anatomy = anatomy_of(canonical.backbone, canonical.kwargs)
+    anatomy = _anatomy(canonical)
     try:
         with torch.device("meta"), torch.no_grad():
-            model = _compose(canonical, copy.deepcopy(anatomy.model)).eval()
+            model = _rewrite(twin(anatomy.model), anatomy, _steps(canonical)).eval()
             shape = model(torch.empty(2, 3, anatomy.image_size, anatomy.image_size)).shape
     except SpaceError:
         raise

@@ -16,6 +16,7 @@ from search.costs.cost import Cost, InputSize
 from search.costs.function import Function
 from search.costs.latency_ms import Latency, latency_ms
 from search.costs.macs import Macs, macs
+from search.costs.model_bytes import ModelBytes
 from search.costs.params import Params, params
 from search.costs.peak_bytes import PeakBytes
 from search.costs.throughput import Throughput
@@ -28,6 +29,7 @@ __all__ = ["COSTS", "Cost", "Function", "InputSize", "latency_ms", "macs", "made
 COSTS: Mapping[str, Callable[..., Cost]] = {
     "params": Params,
     "macs": Macs,
+    "model_bytes": ModelBytes,
     "peak_bytes": PeakBytes,
     "train_peak_bytes": TrainPeakBytes,
     "latency_ms": Latency,

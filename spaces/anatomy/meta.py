@@ -5,6 +5,7 @@ Knows torch and what timm's models say of themselves, nothing of techniques.
 
 import copy
 import math
+from functools import cache
 from typing import Any, final
 
 import torch
@@ -40,6 +41,25 @@ class OnlySmall(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif str(kwargs.get("device")) == "meta":  # as a large one beside it
                 kwargs["device"] = torch.device("cpu")
         return func(*args, **kwargs)
+
+
+@final
+class Unfilled(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What would write values into a tensor on the meta device, as all initialisation, is left out under it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _fills(func) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@cache
+def _fills(func: Any) -> bool:
+    """Whether an operator changes its first argument, and not the shape of it."""
+    return torch.Tag.inplace in func.tags and torch.Tag.inplace_view not in func.tags and len(func._schema.returns) == 1
 
 
 def _has_device(func: Any) -> bool:

@@ -5,13 +5,16 @@ Which numbers those are is told by their names and by the sizes they had; runnin
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 from torch import nn
 
 from spaces.anatomy import Anatomy, channel_axis
 from spaces.anatomy.dims import Dim, SizeOf
+from spaces.anatomy.stages import ancestors
 
 Sizes = Mapping[str, Sequence[tuple[int, int]]]
 
@@ -28,24 +31,33 @@ def correct(model: nn.Module, anatomy: Anatomy, size_of: SizeOf, sizes: Sizes) -
     Args:
         sizes: by parameter and buffer, for each axis the size it was traced with and the size it has now.
     """
-    known = {name: _parts(dims, size_of) for name, dims in anatomy.dims.items()}
+    evaluated = cache(lambda node: node.evaluate(size_of))
+    known = {name: {node.size: evaluated(node) for node in nodes} for name, nodes in _free_parts(anatomy).items()}
     for path, module in model.named_modules():
-        changes = _changes(path, known, sizes)
-        own = _own(path, sizes)
-        for dims in (anatomy.inputs.get(path, ()), anatomy.outputs.get(path, ())):
-            changes |= _parts(dims, size_of)
-        changes |= own
-        for attribute, old in vars(module).items():
-            if _COUNTS.search(attribute) and not attribute.startswith("_"):
-                setattr(module, attribute, _exchanged(old, changes, own))
+        counts = {name: old for name, old in vars(module).items() if type(old) in (int, tuple, list) and _counts(name)}
+        if counts or isinstance(vars(module).get("scale"), float):
+            own = _own(path, anatomy, sizes)
+            changes = _changes(path, anatomy, known, sizes)
+            changes |= {node.size: evaluated(node) for node in _passed(anatomy).get(path, ())}
+            changes |= own
+            for attribute, old in counts.items():
+                if (new := _exchanged(old, changes, own)) != old:
+                    setattr(module, attribute, new)
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, nn.GroupNorm):
             module.num_groups = math.gcd(module.num_groups, module.num_channels)
         elif isinstance(module, nn.modules.conv._ConvNd):
             _correct_convolution(module, f"{path}.weight", anatomy, size_of)
-        _correct_scale(module, changes)
+        if isinstance(vars(module).get("scale"), float):
+            _correct_scale(module, changes)
     _correct_features(model, anatomy, size_of)
+
+
+@cache
+def _counts(attribute: str) -> bool:
+    """Whether an attribute is known for channel counts."""
+    return bool(_COUNTS.search(attribute)) and not attribute.startswith("_")
 
 
 def _exchanged(value: Any, changes: Mapping[int, int], own: Mapping[int, int]) -> Any:
@@ -58,16 +70,44 @@ def _exchanged(value: Any, changes: Mapping[int, int], own: Mapping[int, int]) -
     return value // unit * own[unit] if unit and value % unit == 0 else value
 
 
-def _parts(dims: Sequence[Dim], size_of: SizeOf) -> dict[int, int]:
-    """Old to new sizes of axes, and of what they are made of."""
-    nodes = [part.find() for dim in dims for part in (*dim.leaves(), *dim.find().parts, dim) if not part.is_fixed]
-    return {node.size: node.evaluate(size_of) for node in nodes}
+def _free(dims: Sequence[Dim]) -> tuple[Dim, ...]:
+    """Those axes, and what they are made of, that can change."""
+    nodes = [part.find() for dim in dims for part in (*dim.leaves(), *dim.find().parts, dim)]
+    return tuple(node for node in nodes if not node.is_fixed)
 
 
-def _changes(path: str, known: Mapping[str, Mapping[int, int]], sizes: Sizes) -> dict[int, int]:
+@lru_cache(maxsize=256)
+def free_sizes(anatomy: Anatomy) -> dict[str, tuple[Dim | None, ...]]:
+    """By parameter and buffer each axis, None where it cannot change."""
+    return {name: tuple(None if dim.is_fixed else dim.find() for dim in dims) for name, dims in anatomy.dims.items()}
+
+
+@lru_cache(maxsize=256)
+def _free_parts(anatomy: Anatomy) -> dict[str, tuple[Dim, ...]]:
+    """By parameter and buffer."""
+    return {name: _free(dims) for name, dims in anatomy.dims.items()}
+
+
+@lru_cache(maxsize=256)
+def _passed(anatomy: Anatomy) -> dict[str, tuple[Dim, ...]]:
+    """By module, of what goes in and what comes out."""
+    paths = dict.fromkeys((*anatomy.inputs, *anatomy.outputs))
+    return {path: _free(anatomy.inputs.get(path, ())) + _free(anatomy.outputs.get(path, ())) for path in paths}
+
+
+@lru_cache(maxsize=256)
+def _inside(anatomy: Anatomy) -> dict[str, tuple[str, ...]]:
+    """By module, the parameters and buffers in it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in anatomy.dims:
+        for path in (*ancestors(name.rpartition(".")[0]), ""):
+            found[path].append(name)
+    return {path: tuple(names) for path, names in found.items()}
+
+
+def _changes(path: str, anatomy: Anatomy, known: Mapping[str, Mapping[int, int]], sizes: Sizes) -> dict[int, int]:
     """Old to new sizes inside a module; what is nearest to it counts most."""
-    prefix = f"{path}." if path else ""
-    names = [name for name in sizes if name.startswith(prefix)]
+    names = _inside(anatomy).get(path, ())
     changes: dict[int, int] = {}
     for name in names:
         changes.update(known[name])
@@ -76,10 +116,10 @@ def _changes(path: str, known: Mapping[str, Mapping[int, int]], sizes: Sizes) ->
     return changes
 
 
-def _own(path: str, sizes: Sizes) -> dict[int, int]:
+def _own(path: str, anatomy: Anatomy, sizes: Sizes) -> dict[int, int]:
     """Old to new sizes of a module's own parameters and buffers, as sure as its output."""
-    own = [pair for name in sizes if name.rpartition(".")[0] == path for pair in sizes[name]]
-    return {old: new for old, new in own if old != new}
+    own = (name for name in _inside(anatomy).get(path, ()) if name.rpartition(".")[0] == path)
+    return {old: new for name in own for old, new in sizes[name] if old != new}
 
 
 def _correct_convolution(module: Any, weight: str, anatomy: Anatomy, size_of: SizeOf) -> None:
@@ -100,8 +140,8 @@ def _correct_convolution(module: Any, weight: str, anatomy: Anatomy, size_of: Si
 
 def _correct_scale(module: nn.Module, changes: Mapping[int, int]) -> None:
     """Attention that keeps head_dim ** -0.5 as `scale`."""
-    scale = vars(module).get("scale")
-    if isinstance(scale, float) and scale > 0:
+    scale = vars(module)["scale"]
+    if scale > 0:
         old = round(scale**-2)
         if old in changes and math.isclose(old**-0.5, scale, rel_tol=1e-6):
             module.scale = changes[old] ** -0.5

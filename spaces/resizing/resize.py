@@ -6,13 +6,14 @@ dimensions, then the modules' own records of their sizes are corrected. Knows an
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy
 from spaces.anatomy.dims import PRODUCT, Dim, SizeOf
-from spaces.resizing.counts import correct
+from spaces.resizing.counts import correct, free_sizes
 from spaces.resizing.spread import gain_of
 
 Kept = Mapping[Dim, Tensor]
@@ -32,33 +33,35 @@ def resize(
         fresh: the same backbone with initial weights, to draw from where those of `model` are trained.
     """
     source = fresh or model
-    gain = gain_of(source, anatomy, size_of)
-    tensors, initial = _tensors(model), _tensors(source)
+    modules, tensors = dict(model.named_modules()), _tensors(model)
+    initial = tensors if source is model else _tensors(source)
+    gain = None if next(model.parameters()).is_meta else gain_of(source, anatomy, size_of)
+    evaluated = cache(lambda node: node.evaluate(size_of))
     sizes: dict[str, list[tuple[int, int]]] = {}
-    for name, dims in anatomy.dims.items():
+    for name, dims in free_sizes(anatomy).items():
         tensor = tensors[name]
-        shape = [_size(dim, old, size_of) for dim, old in zip(dims, tensor.shape, strict=True)]
-        sizes[name] = list(zip((dim.find().size for dim in dims), shape, strict=True))
+        old = tuple(tensor.shape)  # where nothing can change, the model's own: its classes differ from the traced ones
+        shape = tuple(now if dim is None else evaluated(dim) for dim, now in zip(dims, old, strict=True))
+        sizes[name] = [(dim.find().size, now) for dim, now in zip(anatomy.dims[name], shape, strict=True)]
         value = tensor
-        if tuple(shape) != tuple(tensor.shape):
-            if tensor.requires_grad:
+        if shape != old:
+            if gain is None:
+                value = torch.empty(shape, dtype=tensor.dtype, device="meta")
+            elif tensor.requires_grad:
                 value = _redrawn(initial[name], shape) * gain(name, shape)
             else:
-                value = _selected(initial[name], [_spread_out(dim, size_of) for dim in dims])
+                value = _selected(initial[name], [_spread_out(dim, size_of) for dim in anatomy.dims[name]])
         if kept is not None:
-            value = _inherited(tensor.detach(), value, [_indices(dim, size_of, kept) for dim in dims])
+            value = _inherited(tensor.detach(), value, [_indices(dim, size_of, kept) for dim in anatomy.dims[name]])
         if value is not tensor:
-            _replace(model, name, value)
+            path, _, leaf = name.rpartition(".")
+            is_parameter = isinstance(tensor, nn.Parameter)
+            setattr(modules[path], leaf, nn.Parameter(value, tensor.requires_grad) if is_parameter else value)
     correct(model, anatomy, size_of, sizes)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _size(dim: Dim, now: int, size_of: SizeOf) -> int:
-    """The new size; where nothing can change, the model's own (its classes differ from the traced ones)."""
-    return now if dim.is_fixed else dim.evaluate(size_of)
 
 
 def _indices(dim: Dim, size_of: SizeOf, kept: Kept) -> Tensor | None:
@@ -115,13 +118,3 @@ def _redrawn(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     if flat.is_meta:
         return torch.empty(*shape, dtype=flat.dtype, device="meta")
     return flat[torch.randint(len(flat), (math.prod(shape),), device=flat.device)].reshape(*shape)
-
-
-def _replace(model: nn.Module, name: str, value: Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    old = getattr(module, leaf)
-    if isinstance(old, nn.Parameter):
-        setattr(module, leaf, nn.Parameter(value, requires_grad=old.requires_grad))
-    else:
-        setattr(module, leaf, value)

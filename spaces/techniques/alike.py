@@ -7,14 +7,14 @@ nothing of choices.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from torch import nn
 
 from spaces.anatomy import Anatomy
-from spaces.anatomy.stages import Stage, ancestors, inside
+from spaces.anatomy.stages import Stage, ancestors
 from spaces.techniques.base import PerStage
 from spaces.techniques.norms import FUSED, NORMS
 
@@ -68,21 +68,27 @@ def _untouched(anatomy: Anatomy) -> tuple[tuple[Group, ...], ...]:
     )
 
 
-def shapes(model: nn.Module, block: str, anatomy: Anatomy) -> Hashable:
+def shapes(model: nn.Module, block: str, names: Iterable[str]) -> Hashable:
     """The shapes of a block's weights in a changed model: a key for `groups`."""
-    return tuple((name, model.get_parameter(f"{block}.{name}").shape) for name in weights(model, block, anatomy))
+    here = model.get_submodule(block)
+    return tuple((name, here.get_parameter(name).shape) for name in names)
 
 
-def changes(before: Mapping[str, PerStage], block: str, anatomy: Anatomy) -> Hashable:
+def changes(before: Mapping[str, PerStage], anatomy: Anatomy) -> Callable[[str], Hashable]:
     """What choices composed earlier decide of a block: the key for `groups` where there is no changed model.
 
     Its stage decides all but its sizes; each of these goes with the width of the stage that it belongs to.
     """
     words = {name: [json.dumps(choice, sort_keys=True) for choice in choices] for name, choices in before.items()}
-    stages = _stages(anatomy)[block]
-    return tuple(
-        tuple(chosen[stage] for stage in (stages if name == "width" else stages[:1])) for name, chosen in words.items()
-    )
+
+    def key(block: str) -> Hashable:
+        stages = _stages(anatomy)[block]
+        return tuple(
+            tuple(chosen[stage] for stage in (stages if name == "width" else stages[:1]))
+            for name, chosen in words.items()
+        )
+
+    return key
 
 
 def seen(anatomy: Anatomy, stage: int) -> frozenset[int]:
@@ -128,7 +134,7 @@ def _modules(anatomy: Anatomy) -> dict[str, nn.Module]:
 
 def _own(module: nn.Module) -> list[str]:
     """The parameters of a module itself that are weights."""
-    own = dict(module.named_parameters(recurse=False))
+    own = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
     if isinstance(module, _LAYERS):
         return [name for name in own if name in ("weight", "bias")]  # a scaled convolution has a gain beside them
     if isinstance(module, (*NORMS, *FUSED)):
@@ -142,7 +148,7 @@ def _own(module: nn.Module) -> list[str]:
 def _words(module: nn.Module, origin: str, anatomy: Anatomy) -> set[str]:
     if isinstance(module, (*NORMS, *FUSED)):
         return {"norm"}
-    attention = any(inside(origin, path) for path in anatomy.attentions)
+    attention = any(path in anatomy.attentions for path in ancestors(origin))
     spatial = _is_spatial(module) or _is_spatial(_modules(anatomy)[origin])
     point = isinstance(module, nn.Linear) or (isinstance(module, CONVOLUTION) and max(module.kernel_size) == 1)
     places = {"attention": attention, "spatial_conv": spatial, "mlp": point and not attention and not spatial}

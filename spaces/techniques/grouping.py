@@ -29,15 +29,15 @@ def regroup(conv: nn.Conv2d, groups: int, *, mixed: bool, trained: bool) -> None
     weight = conv.weight.detach()
     fan = weight[0].numel()
     size = conv.in_channels // groups
-    order = _unshuffled(conv.out_channels, groups if mixed else 1, weight.device)
     if trained:
+        order = _unshuffled(conv.out_channels, groups if mixed else 1, weight.device)
         new = _kept(weight, conv.groups, groups, order)
         for name, parameter in list(conv.named_parameters(recurse=False)):
             if name != "weight":
                 _set(conv, name, parameter.detach()[order])
     else:
         shape = (conv.out_channels, size, *conv.kernel_size)
-        new = _drawn(weight, shape) * math.sqrt(conv.in_channels // conv.groups / size)
+        new = _drawn(weight, shape, gain=math.sqrt(conv.in_channels // conv.groups / size))
     conv.groups = groups
     _set(conv, "weight", new)
     _rescale(conv, fan)
@@ -61,7 +61,7 @@ def separate(conv: nn.Conv2d, *, trained: bool) -> nn.Conv2d:
         pixel = (filters @ depth.unsqueeze(-1)).squeeze(-1).T
     else:
         depth = nn.init.normal_(weight.new_empty(inputs, taps), std=taps**-0.5)
-        pixel = _drawn(weight, (conv.out_channels, inputs)) * math.sqrt(fan / inputs)
+        pixel = _drawn(weight, (conv.out_channels, inputs), gain=math.sqrt(fan / inputs))
     _set(point, "weight", pixel.reshape(-1, inputs, 1, 1))
     _rescale(point, fan)
     conv.groups = conv.out_channels = inputs
@@ -98,9 +98,11 @@ def _unshuffled(channels: int, groups: int, device: torch.device) -> Tensor:
     return torch.arange(channels, device=device).view(-1, groups).T.flatten()
 
 
-def _drawn(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _drawn(values: Tensor, shape: tuple[int, ...], *, gain: float) -> Tensor:
+    if values.is_meta:
+        return values.new_empty(shape)
     flat = values.flatten()
-    return flat[torch.randint(len(flat), shape, device=flat.device)]
+    return flat[torch.randint(len(flat), shape, device=flat.device)] * gain
 
 
 def _set(module: nn.Module, name: str, value: Tensor) -> None:

@@ -94,7 +94,7 @@ class Sharing(Technique):
         for choice in choices:
             if choice != self.default:
                 self._refuse(choice, anatomy)
-        stages = groups(anatomy, lambda block: changes(before, block, anatomy)) if before else groups(anatomy)
+        stages = groups(anatomy, changes(before, anatomy)) if before else groups(anatomy)
         return tuple(
             self._simplest(choice, stage, self._outside(index, choices, stages))
             for index, (choice, stage) in enumerate(zip(choices, stages, strict=True))
@@ -106,16 +106,16 @@ class Sharing(Technique):
     def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy, *, trained: bool) -> None:
         uses: dict[Hashable, list[str]] = defaultdict(list)
         transformed = set()
-        stages = groups(anatomy, lambda block: shapes(model, block, anatomy))
+        found = {block: weights(model, block, anatomy) for stage in anatomy.stages for block in stage.blocks}
+        stages = groups(anatomy, lambda block: shapes(model, block, found[block]))
         for index, (choice, stage) in enumerate(zip(choices, stages, strict=True)):
             place = None if kind_of(choice) == "all" else index
             for group in stage if choice != self.default else ():
                 for block, label in zip(group.blocks, self._labels(choice, len(group.blocks)), strict=True):
-                    found = weights(model, block, anatomy)
-                    for name in self._names(choice, found):
+                    for name in self._names(choice, found[block]):
                         path = f"{block}.{name}"
                         uses[place, group.make, label, name].append(path)
-                        if self.value(choice, "transform") and "module" in found[name]:
+                        if self.value(choice, "transform") and "module" in found[block][name]:
                             transformed.add(path)
         shared = [paths for paths in uses.values() if len(paths) > 1]
         for first, *others in shared:
@@ -177,19 +177,19 @@ class Sharing(Technique):
         wanted = self._effect(choice, stage, outside)
         if not wanted:
             return self.default
+        sets = {make: labels for make, labels, *_ in wanted}
+        tied = [group for group in stage if group.make in sets]
         longest = max(len(group.blocks) for group in stage)
+        uniques: list[dict[str, Scalar]] = [{"unique": unique} for unique in range(1, longest + 1)]
         for kind in _SHARED:
-            uniques = ({"unique": unique} for unique in range(1, longest + 1))
-            for own, scope, norms, transform in product(uniques if kind in _CYCLES else [{}], *_KNOBS):
-                simple: dict[str, Scalar] = {
-                    "kind": kind,
-                    **own,
-                    "scope": scope,
-                    "norms": norms,
-                    "transform": transform,
-                }
-                if self._effect(simple, stage, outside) == wanted:
-                    return self.check(simple)
+            for own in uniques if kind in _CYCLES else [{}]:
+                assigned: dict[str, Scalar] = {"kind": kind, **own}
+                if any(self._labels(assigned, len(group.blocks)) != sets[group.make] for group in tied):
+                    continue
+                for scope, norms, transform in product(*_KNOBS):
+                    simple = {**assigned, "scope": scope, "norms": norms, "transform": transform}
+                    if self._effect(simple, stage, outside) == wanted:
+                        return self.check(simple)
         raise AssertionError("every choice has the effect that it has")
 
 

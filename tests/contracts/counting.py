@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def stored_parameters(file: Path, model: nn.Module) -> int:
@@ -20,7 +21,7 @@ def stored_parameters(file: Path, model: nn.Module) -> int:
 
 
 class _Products(TorchFunctionMode):
-    """Adds up the products in every call of a convolution, a linear layer, a matrix product, an attention."""
+    """Adds up the products in every call of a convolution, a linear layer, a matrix product, an attention, a sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +41,8 @@ class _Products(TorchFunctionMode):
             self.macs += result.numel() * math.prod(weight.shape[1:])
         elif func is F.linear or func in _MATMULS:
             self.macs += result.numel() * args[0].shape[-1]
+        elif func is torch.addcmul and args[0].shape in ((), result.shape):  # not bias + gain * x
+            self.macs += result.numel()
         return result
 
 
@@ -55,3 +58,19 @@ def called_macs(model: nn.Module, size: tuple[int, ...]) -> int:
         model.eval()(torch.zeros(1, *size))
     model.train(training)
     return counter.macs
+
+
+def _sum(total: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * math.prod(out_shape) if total in ((), out_shape) else 0
+
+
+def torch_macs(model: nn.Module, size: tuple[int, ...]) -> int:
+    """Of one image, by torch's FlopCounterMode, which is told of weighted sums; the model is on the meta device."""
+    addcmul = torch.ops.aten.addcmul
+    with (
+        torch.device("meta"),
+        torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping={addcmul: _sum}) as counter,
+    ):
+        model.eval()(torch.empty(1, *size))
+    return int(counter.get_total_flops()) // 2

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from search import tables
+from search.pareto import Objectives
 from search.planning.game import Candidate, Game
 from search.planning.hours import Estimate, Pace, Range, Terms, estimate, validation_share
-from search.pareto import Objectives
 from search.record import State
 from search.study import studies
 from spaces import InputError

@@ -80,7 +80,7 @@ class TestRungs:
         ]
         epoch = {"train_loss", "train_accuracy", "lr", "seconds", "images_per_s"}
         assert set(second[0].metrics) == epoch
-        assert set(second[1].metrics) == epoch | {"val_accuracy", "val_loss"}
+        assert set(second[1].metrics) == epoch | {"val_accuracy", "val_loss", "val_calibration_error"}
         assert second[1].values["accuracy"] == second[1].metrics["val_accuracy"] > 0.8
         assert {path.name for path in (tmp_path / "trial").iterdir()} == {"model.safetensors", "strengths.json"}
 
@@ -99,7 +99,7 @@ class TestRungs:
         last = list(evaluator.evaluate(RESNET, 3, 0, tmp_path))[-1]
         (again,) = pickle.loads(pickle.dumps(evaluator)).evaluate(RESNET, 3, 0, tmp_path)
         assert (again.fidelity, again.values) == (3, last.values)
-        assert set(again.metrics) == {"val_accuracy", "val_loss"}
+        assert set(again.metrics) == {"val_accuracy", "val_loss", "val_calibration_error"}
 
     def test_a_checkpoint_that_is_ahead_is_not_mistaken_for_the_rung(
         self, evaluator: TimmEvaluator, tmp_path: Path

@@ -7,6 +7,7 @@ Symbols: B images, C channels, g heads of d channels (C = g d), T layers so far,
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol, final
 
 import torch
@@ -108,6 +109,14 @@ def _per_channel(weights: Tensor, head_dim: int) -> Tensor:
     return weights.repeat_interleave(head_dim, 1)[..., None, None]
 
 
+def _weighted_sum(weights: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
+    """Sum of weight times map, by multiply-accumulates alone, so that they are counted as such."""
+    total = maps[0].new_zeros(())
+    for weight, one in zip(weights, maps, strict=True):
+        total = torch.addcmul(total, weight, one)
+    return total
+
+
 @final
 class BaseAttention(nn.Module):
     """O_t = concat_h softmax_{s <= t}(Q_h . K_{s,h} / sqrt(d)) V_{s,h} (equation 6); [B, C, H, W] -> the same.
@@ -134,10 +143,7 @@ class BaseAttention(nn.Module):
         logits = _products(query.unsqueeze(2), torch.stack(past.keys, 2))
         past.logits.append(logits)
         weights = _per_channel(logits.softmax(-1).to(value.dtype), query.shape[-1]).unbind(2)
-        total = weights[0] * past.values[0]
-        for weight, one in zip(weights[1:], past.values[1:], strict=True):
-            total = torch.addcmul(total, weight, one)
-        return total
+        return _weighted_sum(weights, past.values)
 
 
 @final
@@ -159,7 +165,7 @@ class LightAttention(nn.Module):
         query, key, value = self.retrieval(maps)
         weights = torch.sigmoid(_products(query, key)).to(value.dtype)
         weight = _per_channel(weights.unsqueeze(2), query.shape[-1])[:, :, 0]
-        return torch.addcmul(self.carry.view(-1, 1, 1) * previous, weight, self.activation(value))
+        return _weighted_sum((self.carry.view(-1, 1, 1), weight), (previous, self.activation(value)))
 
 
 @final

@@ -19,6 +19,7 @@ from spaces.anatomy import Anatomy, Branch, channel_axis
 from spaces.anatomy.dims import Dim
 from spaces.anatomy.meta import meta_image, on_meta
 from spaces.anatomy.stages import inside
+from spaces.techniques.scaling.ends import length_of
 
 TOKEN_RUN = 4  # blocks that see each other in a transformer, as in the reference's DeiT-base form
 
@@ -71,9 +72,13 @@ def runs(places: tuple[Place, ...]) -> Iterator[tuple[Place, ...]]:
 
 
 def widths(model: nn.Module, anatomy: Anatomy, places: Collection[Place]) -> dict[str, int]:
-    """By block, the channels that it puts out as the model now is."""
-    shapes = _shapes(model, anatomy, [place.block for place in places])
-    return {place.block: shapes[place.block][1][place.axis] for place in places}
+    """By block, the channels that it puts out as the model now is; it runs only where no parameter has as many."""
+    channels = {place.block: anatomy.outputs[place.block][place.axis].find() for place in places}
+    found = {block: length_of(model, anatomy, size) for block, size in channels.items()}
+    if None in found.values():
+        shapes = _shapes(model, anatomy, list(channels))
+        return {place.block: shapes[place.block][1][place.axis] for place in places}
+    return {block: length for block, length in found.items() if length is not None}
 
 
 def _place(anatomy: Anatomy, block: str, branch: Branch) -> Place | None:

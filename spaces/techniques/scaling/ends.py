@@ -10,11 +10,13 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeGuard
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy, Branch
+from spaces.anatomy.dims import Dim
 from spaces.anatomy.meta import OnlySmall
 from spaces.backbone import create
 from spaces.errors import SpaceError
@@ -98,11 +100,14 @@ def channels_of(model: nn.Module, anatomy: Anatomy, end: End) -> int:
     """How many channels a layer of `model` ends with, whatever else of it has been changed."""
     assert end.branch.width is not None
     name, axis = end.branch.width
-    channels = anatomy.dims[name][axis].find()
-    alike = [
-        (name, axis) for name, dims in anatomy.dims.items() for axis, dim in enumerate(dims) if dim.find() is channels
-    ]
-    for name, axis in sorted(alike, key=lambda found: found[1]):  # axis 0 first: grouping changes only axis 1
+    found = length_of(model, anatomy, anatomy.dims[name][axis].find())
+    assert found is not None, f"nothing in the model is as long as the output of {end.path}"
+    return found
+
+
+def length_of(model: nn.Module, anatomy: Anatomy, size: Dim) -> int | None:
+    """What a size of the backbone is in `model`, read off its parameters; None where none of them has it."""
+    for name, axis in _as_long_as(anatomy, size):
         path, _, leaf = name.rpartition(".")
         try:
             modules = tuple(chained(model.get_submodule(path)))
@@ -112,7 +117,14 @@ def channels_of(model: nn.Module, anatomy: Anatomy, end: End) -> int:
             tensor = getattr(module, leaf, None)
             if isinstance(tensor, Tensor) and tensor.ndim == len(anatomy.dims[name]):
                 return tensor.shape[axis]
-    raise AssertionError(f"nothing in the model is as long as the output of {end.path}")
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _as_long_as(anatomy: Anatomy, size: Dim) -> tuple[tuple[str, int], ...]:
+    """The axes of parameters that are one and the same size: axis 0 first, since grouping changes only axis 1."""
+    alike = [(name, axis) for name, dims in anatomy.dims.items() for axis, dim in enumerate(dims) if dim.find() is size]
+    return tuple(sorted(alike, key=lambda found: found[1]))
 
 
 def light_model(anatomy: Anatomy) -> nn.Module:
@@ -156,7 +168,7 @@ def remove_own(model: nn.Module, names: Collection[str], shadow: nn.Module, imag
             place(model, path, nn.Identity())
         else:
             bare.append(name)
-    for name in _multiplied_by(shadow, bare, image) if bare else ():
+    for name in _multiplied_by(shadow, tuple(bare), image) if bare else ():
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
         ones = torch.ones_like(model.get_parameter(name).detach())
@@ -168,8 +180,18 @@ def remove_own(model: nn.Module, names: Collection[str], shadow: nn.Module, imag
         setattr(model.get_submodule(path), leaf, None)
 
 
-def _multiplied_by(shadow: nn.Module, names: Collection[str], image: Tensor) -> list[str]:
+def _multiplied_by(shadow: nn.Module, names: tuple[str, ...], image: Tensor) -> tuple[str, ...]:
     """Those of the parameters without which the model does not run; alike in all modules of one class."""
+    known = _multiplied.setdefault(shadow, {})
+    if names not in known:
+        known[names] = tuple(_tried(shadow, names, image))
+    return known[names]
+
+
+_multiplied: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], tuple[str, ...]]] = WeakKeyDictionary()
+
+
+def _tried(shadow: nn.Module, names: Collection[str], image: Tensor) -> list[str]:
     trial = copy.deepcopy(shadow)
     kinds: dict[tuple[type, str], list[str]] = defaultdict(list)
     for name in names:
@@ -192,6 +214,8 @@ def _multiplied_by(shadow: nn.Module, names: Collection[str], image: Tensor) -> 
 
 def free_gain(model: nn.Module, branch: Branch) -> None:
     """What the model starts at zero to begin as the identity starts as usual: gains at one, a last layer by its law."""
+    if next(model.parameters()).is_meta:
+        return  # nothing there has a value
     for module in model.get_submodule(branch.module).modules():
         gain = module.weight if isinstance(module, NORMS) else getattr(module, "gain", None)
         if _starts_at_zero(gain):
