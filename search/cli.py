@@ -19,7 +19,7 @@ from search import findings, results
 from search import run as searches
 from search.checkpoints.places import Places, public
 from search.live import front_table
-from search.planning.plan import planned
+from search.planning.plan import Plan, planned
 from search.planning.tables import tables
 from search.record import State
 from search.tracking.mlflow_store import reach
@@ -203,14 +203,18 @@ def plan(
         found = planned(space, runs=runs, threads=threads, allow_code=allow_code, say=status.update)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2, allow_nan=False))  # noqa: T201
-        return
+    else:
+        _show_plan(found)
+    if found.feasibility.refusal:
+        raise InputError(found.feasibility.refusal)
+
+
+def _show_plan(found: Plan) -> None:
     console = Console()
     console.width = console.width if console.is_terminal else max(console.width, findings.PIPED)
     console.print(Text(f"{found.name}, on {found.machine}; trainings on {found.device}\n"))
     for table in tables(found):
         console.print(table, "")
-    if found.feasibility.refusal:
-        raise InputError(found.feasibility.refusal)
 
 
 @app.command()

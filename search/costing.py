@@ -16,10 +16,8 @@ from search.costs.predictor import features
 from search.evaluator import Reading
 from spaces import Architecture, InputError, SpaceError, SpaceFile, build, skeleton
 from spaces.errors import unknown
-from spaces.schema import ACCURACY, JUDGED, KINDS, CostEntry
+from spaces.schema import ACCURACY, ALWAYS, JUDGED, KINDS, CostEntry
 from spaces.twin import uncollected
-
-ALWAYS = ("params", "macs")
 
 
 def entries(file: SpaceFile) -> dict[str, CostEntry]:
@@ -51,7 +49,8 @@ class Costing:
         optimizer: of the recipe.
 
     Raises:
-        SpaceError: an objective or a constraint that is no cost, or a device that is not here.
+        SpaceError: an objective or a constraint that is no cost.
+        InputError: a function of the user's own that cannot be imported.
     """
 
     def __init__(
@@ -102,21 +101,24 @@ class Costing:
         """Whether measuring takes a GPU."""
         return any(entry.device == "cuda" for entry in self._entries.values())
 
-    def count(self, architecture: Architecture) -> dict[str, float]:
+    def count(self, architecture: Architecture, *, own: bool = True) -> dict[str, float]:
         """Every counted cost, by name.
+
+        Args:
+            own: also those by functions of the user's own, which only the driver is sure to have.
 
         Raises:
             SpaceError: the network cannot be built, or not for images of this size.
         """
         with uncollected():
             model = skeleton(architecture, self._num_classes, self._input_size[0])
-            found = {name: self._read(cost, model, architecture).value for name, cost in self.counted.items()}
+            found = {
+                name: self._read(cost, model, architecture).value
+                for name, cost in self.counted.items()
+                if own or not isinstance(cost, Function)
+            }
             del model
         return found
-
-    def count_of(self, model: nn.Module) -> dict[str, float]:
-        """Every counted cost of a network at hand, by name."""
-        return {name: cost(model, self._input_size).value for name, cost in self.counted.items()}
 
     def features(self, architecture: Architecture) -> dict[str, float]:
         """What timed costs can be predicted from.
@@ -136,7 +138,7 @@ class Costing:
             return {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = build(architecture, self._num_classes, self._input_size[0])
+            model = build(architecture, self._num_classes, self._input_size[0])  # which tries it first
         return {name: self._read(cost, model, architecture) for name, cost in self.timed.items()}
 
     def _read(self, cost: Cost, model: nn.Module, architecture: Architecture) -> Reading:

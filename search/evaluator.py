@@ -51,7 +51,7 @@ class Reading:
 
 
 SPREAD, UNSTEADY = "_spread", "_unsteady"
-"""After the name of a timed cost, among the costs of a trial: its spread; and 1, where that is too large."""
+"""After the name of a timed cost, among the costs of a trial: its spread; and whether that is too large, as 0 or 1."""
 
 
 class Evaluator(Protocol):

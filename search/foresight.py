@@ -21,23 +21,30 @@ class Foresight:
     Args:
         meter: measures.
         costing: whose timed costs it measures.
+
+    Attributes:
+        predictors: by cost; of rates, one of one over it. None as long as too few are measured.
     """
 
     def __init__(self, meter: Meter, costing: Costing):
         self._meter, self._costing = meter, costing
         self._features: list[Features] = []
-        self._readings: list[Mapping[str, Reading]] = []
+        self._values: list[Mapping[str, float]] = []
         self._seen: set[str] = set()
-        self._predictors: dict[str, Predictor] = {}
+        self.predictors: dict[str, Predictor] = {}
         self._fitted = 0
 
     def measure(self, architecture: Architecture) -> Mapping[str, Reading]:
         readings = self._meter.measure(architecture)
-        if architecture.id not in self._seen:
+        self.learn(architecture, {name: reading.value for name, reading in readings.items()})
+        return readings
+
+    def learn(self, architecture: Architecture, costs: Mapping[str, float]) -> None:
+        """Takes in what is known already, where all timed costs are."""
+        if architecture.id not in self._seen and all(name in costs for name in self._costing.timed):
             self._seen.add(architecture.id)
             self._features.append(self._costing.features(architecture))
-            self._readings.append(readings)
-        return readings
+            self._values.append({name: costs[name] ** self._power(name) for name in self._costing.timed})
 
     def foresee(self, architecture: Architecture) -> Mapping[str, Guess]:
         """By timed cost; nothing as long as fewer than ENOUGH are measured.
@@ -45,21 +52,20 @@ class Foresight:
         Raises:
             SpaceError: the network cannot be built or run.
         """
-        if len(self._readings) >= max(ENOUGH, GROWTH * self._fitted):
+        if len(self._values) >= max(ENOUGH, GROWTH * self._fitted):
             self._fit()
-        if not self._predictors:
+        if not self.predictors:
             return {}
         features = [self._costing.features(architecture)]
         return {
             name: Guess(value=float(predictor.predict(features)[0]) ** self._power(name), error=predictor.error)
-            for name, predictor in self._predictors.items()
+            for name, predictor in self.predictors.items()
         }
 
     def _fit(self) -> None:
-        self._fitted = len(self._readings)
+        self._fitted = len(self._values)
         for name in self._costing.timed:
-            values = [readings[name].value ** self._power(name) for readings in self._readings]
-            self._predictors[name] = Predictor.fit(self._features, values)
+            self.predictors[name] = Predictor.fit(self._features, [values[name] for values in self._values])
 
     def _power(self, name: str) -> int:
         """What is predicted is a time; a rate is one over it."""

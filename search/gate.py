@@ -78,7 +78,8 @@ class Gate:
             return self._known[architecture.id].feasible
         if not self.count(architecture).feasible:
             return False
-        foreseen = self._evaluator.foresee(architecture) if isinstance(self._evaluator, Foreseer) else {}
+        open_ = any(limit.name not in self.count(architecture).costs for limit in self._limits)
+        foreseen = self._evaluator.foresee(architecture) if open_ and isinstance(self._evaluator, Foreseer) else {}
         return all(
             limit.excess({limit.name: foreseen[limit.name].value}) <= DOUBT * foreseen[limit.name].error
             for limit in self._limits
@@ -110,11 +111,10 @@ def _held(costs: Mapping[str, float], limits: Iterable["Limit"]) -> Checked:
 
 
 def flat(readings: Mapping[str, Reading]) -> dict[str, float]:
-    """Readings as costs of a trial: each with its spread, and with a mark where that is too large."""
+    """Readings as costs of a trial: each with its spread, and whether that is too large."""
     costs: dict[str, float] = {}
     for name, reading in readings.items():
-        costs |= {name: reading.value, name + SPREAD: reading.spread}
-        costs |= {} if reading.steady else {name + UNSTEADY: 1.0}
+        costs |= {name: reading.value, name + SPREAD: reading.spread, name + UNSTEADY: float(not reading.steady)}
     return costs
 
 

@@ -127,7 +127,7 @@ def _cell(record: TrialRecord, name: str) -> str:
     value, spread = shown(record.values[name]), record.costs.get(name + SPREAD)
     if spread is None:
         return value
-    return f"{value} ±{spread:.0%}{' unsteady' if name + UNSTEADY in record.costs else ''}"
+    return f"{value} ±{spread:.0%}{' unsteady' if record.costs.get(name + UNSTEADY) else ''}"
 
 
 def _clock(seconds: float) -> str:

@@ -122,7 +122,7 @@ def _entry(line: bytes) -> tuple[Key, Reading] | None:
     if not (isinstance(architecture, str) and isinstance(setting, str) and isinstance(machine, str)):
         return None
     value, spread, steady = entry.get("value"), entry.get("spread"), entry.get("steady")
-    if not (_is_amount(value) and _is_amount(spread) and isinstance(steady, bool)):
+    if not (_is_amount(value) and value > 0 and _is_amount(spread) and isinstance(steady, bool)):
         return None
     return (architecture, setting, machine), Reading(value=float(value), spread=float(spread), steady=steady)
 

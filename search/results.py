@@ -132,10 +132,11 @@ def choose(
         members = [record for record in members if record.network.id == chosen]
         if not members:
             raise InputError(unknown("architecture on the front", chosen, (r.network.id for r in front.members)))
-    bounds = _bounds(most, {**front.members[0].costs, **front.members[0].values})
-    fitting = [r for r in members if all({**r.costs, **r.values}[name] <= bound for name, bound in bounds.items())]
+    known = {r.number: {**r.costs, **r.values} for r in front.members}
+    bounds = _bounds(most, {name: value for values in known.values() for name, value in values.items()})
+    fitting = [r for r in members if all(known[r.number].get(n, math.inf) <= bound for n, bound in bounds.items())]
     if not fitting:
-        least = {name: min({**r.costs, **r.values}[name] for r in members) for name in bounds}
+        least = {name: min(known[r.number].get(name, math.inf) for r in members) for name in bounds}
         raise InputError(
             "nothing on the front has "
             + " and ".join(f"{name} <= {bound:g}" for name, bound in bounds.items())

@@ -6,7 +6,7 @@
 The only file that names concrete classes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,12 +19,11 @@ from search import results, samplers
 from search.checkpoints.checkpoints import checkpoints_of, settle
 from search.checkpoints.places import Places
 from search.evaluator import Evaluator, Metered, Tester
-from search.foresight import Foresight
 from search.gate import Gate
 from search.live import Display
-from search.planning.feasibility import look
+from search.metered import Metering, metered
+from search.planning.feasibility import Feasibility, look
 from search.readings import FILE as READINGS
-from search.readings import Readings
 from search.record import Front, State
 from search.study import storages, studies
 from search.study.study import Study
@@ -36,13 +35,14 @@ from search.tracking.mlflow import MlflowTracker
 from search.workers.cluster import Share, cluster
 from search.workers.executor import execute, test_front
 from search.workers.luggage import luggage
-from search.workers.meter import ClusterMeter
 from search.workers.pools import Resources
 from spaces import InputError
 from spaces.schema import BUDGETS, NAMES, is_name
 
 LOOK_S = 6.0  # for a space that has little to find; others take a fraction of a second
+LOOK_TIMED = 3  # of them that are measured where a constraint is on what takes a clock
 LOOK_ENOUGH = 8  # feasible ones, after which a space is not looked at any further
+MEASURED_ON = "machine that measures costs"  # a search goes on with the same only
 RESERVED = ("mlflow.db", "mlartifacts", READINGS)
 
 
@@ -120,6 +120,7 @@ def run(
         InputError: something given cannot be; the message says what, where and what is allowed.
     """
     console = console or Console(quiet=True)
+    say = partial(_note, console)
     budget = {"trials": trials, "hours": hours, "device_hours": device_hours}
     task = opened(space, evaluator=evaluator, allow_code=allow_code, **budget)
     directory = _directory(Path(runs), name or task.file.name, resume)
@@ -130,20 +131,21 @@ def run(
     database = None if storage is None else storages.address(storage)
     given = Places(storage=database, checkpoints=checkpoints, tracking=tracking, artifacts=artifacts)
     places = settle(directory, given, resume=resume)
-    if not resume:
-        _look(task, console)
-    start = None if earlier is None else warm_start(results.opened(Path(runs), earlier), task.space, task.data)
+    found = None if resume else _look(task, say)
+    before = None if earlier is None else results.opened(Path(runs), earlier)
     _announce(console, directory, task)
     with cluster(address, equipment):
         Share.of(resources)  # refuses what no node has, before anything is written
         with (
-            _metered(task, resources, Path(runs), console) as (evaluator, meter),
-            _study(directory, task, evaluator, places.storage, start=start, resume=resume) as study,
+            metered(task, resources, Path(runs), say) as metering,
+            _study(directory, task, metering, places.storage, before=before, resume=resume) as (study, start),
         ):
             places.write(directory)
-            if start is not None and earlier is not None:
-                start.bring(study, results.opened(Path(runs), earlier))
-                _note(console, start.note)
+            if note := _look_at_clock(found, task, metering):
+                say(note)
+            if start is not None and before is not None:
+                start.bring(study, before)
+                say(start.note)
             tracker = MlflowTracker.of(Path(runs), tracking=places.tracking, artifacts=places.artifacts)
             limits = {name: getattr(task.file.search, name) for name in BUDGETS}
             settings = {"seed": task.file.search.seed, "cluster": address or "local", **limits}
@@ -156,12 +158,12 @@ def run(
                     task.evaluator,
                     address=address,
                     resources=resources,
-                    meter=meter,
-                    say=partial(_note, console),
+                    meter=metering.process if metering else None,
+                    say=say,
                 )
                 study.interrupt(study.overspent or "interrupted")
             if over is not None:
-                _test(study, task.evaluator, resources, console)
+                _test(study, task.evaluator, resources, metering, console)
                 if task.dataset is not None:
                     keeper.keep_models()
             keeper.close("KILLED" if over is None else "FINISHED")
@@ -174,19 +176,34 @@ def run(
             )
 
 
-def _look(task: Task, console: Console) -> None:
+def _look(task: Task, say: Callable[[str], None]) -> Feasibility | None:
     """Refuses a space of which nothing meets the constraints; says where hardly anything does.
 
-    Only what is counted is looked at, and only for some seconds.
+    Only what is counted is looked at, and only for some seconds. None where there is nothing to meet.
     """
     if not task.file.constraints:
-        return
+        return None
     gate = Gate(task.evaluator, task.file.constraints)
     found = look(task.space, gate.count, seed=task.file.search.seed, deadline_s=LOOK_S, enough=LOOK_ENOUGH)
     if found.refusal:
         raise InputError(found.refusal)
     if found.note:
-        _note(console, found.note)
+        say(found.note)
+    return found
+
+
+def _look_at_clock(found: Feasibility | None, task: Task, metering: Metering | None) -> str:
+    """What is to be said where even small networks are beyond a constraint on what is measured."""
+    timed = task.costing.timed if task.costing else {}
+    if found is None or metering is None or not timed.keys() & task.file.constraints.keys():
+        return ""
+    gate = Gate(Metered(task.evaluator, metering.foresight), task.file.constraints)
+    small = sorted(found.found, key=lambda each: each.costs["macs"])[:LOOK_TIMED]
+    checked = [gate.check(each.walk.architecture) for each in small]
+    if any(one.feasible for one in checked):
+        return ""
+    label, reason = small[0].walk.architecture.label, checked[0].reason
+    return f"of {len(small)} networks measured none meets the constraints; the smallest, {label}: {reason}"
 
 
 def _announce(console: Console, directory: Path, task: Task) -> None:
@@ -204,12 +221,15 @@ def _note(console: Console, note: str) -> None:
     console.print(f"note: {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _test(study: Study, evaluator: Evaluator, resources: Resources, console: Console) -> None:
+def _test(
+    study: Study, evaluator: Evaluator, resources: Resources, metering: Metering | None, console: Console
+) -> None:
     """Measure the members of the front on test data, each once."""
     waiting = [record for record in study.front.members if record.test_accuracy is None]
     if not waiting or not isinstance(evaluator, Tester):
         return
-    accuracies, faults = test_front(evaluator, waiting, checkpoints_of(study.directory), resources=resources)
+    meter, checkpoints = metering.process if metering else None, checkpoints_of(study.directory)
+    accuracies, faults = test_front(evaluator, waiting, checkpoints, resources=resources, meter=meter)
     for number, accuracy in accuracies.items():
         study.annotate(number, test_accuracy=accuracy)
     for reason in dict.fromkeys(faults.values()):
@@ -244,43 +264,35 @@ def _directory(runs: Path, name: str, resume: bool) -> Path:
 
 
 @contextmanager
-def _metered(
-    task: Task, resources: Resources, runs: Path, console: Console
-) -> Iterator[tuple[Evaluator, ClusterMeter | None]]:
-    """The evaluator, whose timed costs the cluster measures, and each only once in the folder of searches."""
-    costing = task.costing
-    if costing is None or not costing.timed:
-        yield task.evaluator, None
-        return
-    say = partial(_note, console)
-    with ClusterMeter(costing, cpus=costing.cores, gpu=costing.gpu, resources=resources, say=say) as meter:
-        readings = Readings(meter, runs / READINGS, settings=costing.settings, machine=lambda: meter.machine, say=say)
-        yield Metered(task.evaluator, Foresight(readings, costing)), meter
-
-
-@contextmanager
 def _study(
     directory: Path,
     task: Task,
-    evaluator: Evaluator,
+    metering: Metering | None,
     storage: str | None,
     *,
-    start: WarmStart | None,
+    before: Study | None,
     resume: bool,
-) -> Iterator[Study]:
+) -> Iterator[tuple[Study, WarmStart | None]]:
     """A study with the lease on it; a new one that cannot even start leaves nothing behind."""
+    evaluator, data, start = task.evaluator, task.data, None
+    if metering is not None:
+        evaluator, data = Metered(evaluator, metering.foresight), {**data, MEASURED_ON: metering.process.machine}
     if resume:
-        study = studies.resume(directory, task.file, evaluator, data=task.data, storage=storage)
+        study = studies.resume(directory, task.file, evaluator, data=data, storage=storage)
     else:
+        start = None if before is None else warm_start(before, task.space, data)
         point = reference_point(task, evaluator)
         study = studies.begin(
-            directory, task.file, evaluator, reference_point=point, data=task.data, storage=storage, start=start
+            directory, task.file, evaluator, reference_point=point, data=data, storage=storage, start=start
         )
     try:
+        if metering is not None:
+            for record in study.records():
+                metering.foresight.learn(record.architecture, record.costs)
         if task.dataset is not None:
             inputs = results.Inputs(classes=task.dataset.classes, preprocessing=task.dataset.preprocessing)
             inputs.write(directory)
-        yield study
+        yield study, start
     except InputError:
         if not resume and not study.records():
             studies.discard(directory, storage=storage)

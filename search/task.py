@@ -85,6 +85,8 @@ def opened(
     file = _file(given, budget)
     try:
         space, dataset = SearchSpace(file), None
+        if evaluator is not None and file.costs:
+            raise SpaceError("are those of timm networks; your evaluator has its own, in `costs`", key="costs")
         if evaluator is None:
             if not file.backbones or file.data is None:
                 raise InputError(
@@ -131,16 +133,11 @@ def reference_point(task: Task, evaluator: Evaluator) -> dict[str, float]:
         InputError: a value is needed that only the user knows.
     """
     file, dataset = task.file, task.dataset
-    if dataset is None:
-        if file.search.reference_point is None:
-            raise InputError(
-                "search.reference_point is needed with an evaluator of your own: a value for each objective"
-            )
-        return dict(file.search.reference_point)
-    gate = Gate(evaluator, file.constraints)
-    plain = list(task.space.backbones())
     if file.search.reference_point is not None:
         return dict(file.search.reference_point)
+    if dataset is None:
+        raise InputError("search.reference_point is needed with an evaluator of your own: a value for each objective")
+    gate, plain = Gate(evaluator, file.constraints), list(task.space.backbones())
     kinds = {name: entry.cost for name, entry in entries(file).items()}
     point = {}
     for name, direction in file.objectives.items():

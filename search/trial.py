@@ -170,7 +170,7 @@ class TimmEvaluator:
         if fidelity == self._horizon:
             removal = remove_dead(trainer.model, architecture, [images])
         if removal is not None and removal.removed:
-            yield self._reduced(trainer, removal, metrics, checkpoint)
+            yield self._reduced(architecture, trainer, removal, metrics, checkpoint)
             return
         self._live = key, trainer
         yield Measurement(fidelity=fidelity, values=values, metrics=metrics, time=time.time())
@@ -188,18 +188,26 @@ class TimmEvaluator:
                 values[name] = metrics["val_calibration_error"]
         return values
 
-    def _reduced(self, trainer: Trainer, removal: Removal, metrics: dict[str, float], checkpoint: Path) -> Measurement:
+    def _reduced(
+        self,
+        architecture: Architecture,
+        trainer: Trainer,
+        removal: Removal,
+        metrics: dict[str, float],
+        checkpoint: Path,
+    ) -> Measurement:
         """What is left without the dead branches, validated and kept beside the whole network."""
         size = self._dataset.input_size
         metrics["accuracy_before_removal"] = metrics["val_accuracy"]
         metrics["latency_ms_before_removal"] = latency_ms(trainer.model, size)
-        metrics |= {f"{name}_before_removal": cost for name, cost in self.costing.count_of(trainer.model).items()}
+        before = self.costing.count(architecture, own=False)
+        metrics |= {f"{name}_before_removal": cost for name, cost in before.items()}
         trainer.model = removal.model
         values = self._judge(trainer, metrics)
         metrics["latency_ms_after_removal"] = latency_ms(removal.model, size)
         metrics["branches_removed"] = len(removal.removed)
         save_weights(removal.model, checkpoint / REDUCED, trainer.epoch)
-        values |= self.costs(removal.architecture)
+        values |= self.costing.count(removal.architecture, own=False)
         network = removal.architecture
         return Measurement(fidelity=trainer.epoch, values=values, metrics=metrics, time=time.time(), network=network)
 

@@ -113,9 +113,14 @@ def extents(drawn: Sequence[Looked]) -> dict[str, dict[str, Extent]]:
     if len(groups) > 1 or not groups:
         groups = {EVERY: list(drawn), **groups}
     return {
-        backbone: {name: extent([each.costs[name] for each in group]) for name in group[0].costs}
+        backbone: {name: extent([e.costs[name] for e in group if name in e.costs]) for name in names(group)}
         for backbone, group in groups.items()
     }
+
+
+def names(group: Sequence[Looked]) -> list[str]:
+    """Of all costs that any of them has; only some have those that were measured or predicted."""
+    return list(dict.fromkeys(name for each in group for name in each.costs))
 
 
 def sizes(drawn: Sequence[Looked]) -> dict[str, tuple[Looked, ...]]:
@@ -196,6 +201,6 @@ def _effect(parameter: str, choice: Label, reference: Label, pairs: Sequence[tup
         parameter=parameter,
         choice=choice,
         reference=reference,
-        ratios={name: median(ratios[name]) for name in pairs[0][0].costs if name in ratios},
+        ratios={name: median(ratios[name]) for name in names([each for each, _ in pairs]) if name in ratios},
         count=len(pairs),
     )

@@ -1,4 +1,4 @@
-"""The dry run: what is in a space, what it costs, and what a search of it will take. Nothing is trained or kept.
+"""The dry run: what is in a space, what it costs, and what a search of it will take. Nothing is trained.
 
 Puts together what the other files of this folder find out, and measures what they go by.
 """
@@ -8,90 +8,34 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from search.costing import Costing
 from search.costs.machine import machine
-from search.costs.predictor import ENOUGH, Predictor
-from search.costs.train_seconds import TrainSeconds
-from search.data import Batches, Dataset
-from search.evaluator import Meter, Reading
+from search.data import Dataset
+from search.foresight import Foresight
 from search.gate import Gate, limits
+from search.metered import metered
 from search.pareto import Objectives
 from search.planning.feasibility import Feasibility, Looked, look
-from search.planning.forecast import Extent, Forecast, extent, forecast, sizes, twins
+from search.planning.forecast import Forecast, forecast, sizes, twins
 from search.planning.game import Candidate
 from search.planning.hours import Estimate, Pace, Terms, estimate, validation_share
-from search.readings import FILE, Readings
+from search.planning.timing import Clocked, Proof, Step, Times, chosen, proof, spread, step
 from search.task import Given, Task, opened
-from search.training import RECALIBRATION_IMAGES, optimizer_of, predict
-from spaces import Architecture, InputError, build
+from search.training import RECALIBRATION_IMAGES
+from search.workers.cluster import cluster
+from search.workers.pools import Resources
+from search.workers.worker import cores
+from spaces import InputError
 
 COUNT_S = 10.0  # for looking at a space: 2,000 architectures at 200 a second
 PAIRS_S = 5.0  # for what each decision does
-PREDICTED = 200  # architectures whose timed costs are predicted
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """A backbone as it is, built with weights and run on one batch of the data.
-
-    Attributes:
-        images: of the batch.
-        shape: of its answer, `[images, classes]`.
-        seconds: of building it, and of running it.
-    """
-
-    label: str
-    images: int
-    shape: tuple[int, ...]
-    build_s: float
-    run_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A training step of one network, measured.
-
-    Attributes:
-        backbone: as the space calls it.
-        batch: images.
-        seconds, spread, steady: as of a `Reading`.
-    """
-
-    backbone: str
-    label: str
-    macs: float
-    batch: int
-    seconds: float
-    spread: float
-    steady: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Times:
-    """A timed cost over a space.
-
-    Attributes:
-        measured: of so many networks, spread over the sizes.
-        predicted: of a sample of those that the counted costs allow; None where too few were measured to predict.
-        kendall, error: of the prediction, held out: rank correlation, and median relative error.
-        share: of that sample within the constraints on this cost, as predicted; None where there are none.
-    """
-
-    measured: Extent
-    unsteady: int
-    predicted: Extent | None = None
-    kendall: float | None = None
-    error: float | None = None
-    share: float | None = None
+PREDICTED = 200  # architectures, in each place where a sample of them is needed: some 20 ms each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,76 +83,77 @@ def planned(
 ) -> Plan:
     """The plan of a space file.
 
+    What takes a clock is measured as a search does it, and kept for searches.
+
     Args:
-        runs: the folder of searches, where what was measured is kept for them.
-
-    Raises:
-        InputError: as `search.task.opened` and `plan`.
-    """
-    task = opened(space, allow_code=allow_code)
-    costing = task.costing
-    assert costing is not None, "the evaluator is ours"
-    meter: Meter = costing
-    if costing.timed:
-        runs.mkdir(parents=True, exist_ok=True)
-        meter = Readings(costing, runs / FILE, settings=costing.settings, machine=machine, say=say)
-    return plan(task, meter=meter, threads=threads, say=say)
-
-
-def plan(task: Task, *, meter: Meter, threads: int = 1, say: Callable[[str], None] = lambda note: None) -> Plan:
-    """
-    Args:
-        task: of timm networks.
-        meter: of the timed costs.
+        runs: the folder of searches.
         threads: CPU cores of a training.
         say: is told what comes next.
 
     Raises:
-        InputError: the evaluator is the user's own, or nothing in the space can be counted.
+        InputError: as `search.task.opened`; nothing in the space can be counted, or there is no room to measure.
     """
-    costing, dataset = task.costing, task.dataset
-    if costing is None or dataset is None:
-        raise InputError("a plan is of timm networks; this space has an evaluator of its own")
-    seed = task.file.search.seed
-    gate, rng = Gate(task.evaluator, task.file.constraints), random.Random(seed)
+    task = opened(space, allow_code=allow_code)
+    assert task.costing is not None, "the evaluator is ours"
+    if not task.costing.timed:
+        return plan(task, None, threads=threads, say=say)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--runs {runs} cannot be written: {error.strerror}") from None
+    with cluster(), metered(task, Resources.asked(cpus=threads), runs, say) as metering:
+        assert metering is not None
+        return plan(task, metering.foresight, threads=threads, say=say)
+
+
+def plan(
+    task: Task, foresight: Foresight | None, *, threads: int = 1, say: Callable[[str], None] = lambda note: None
+) -> Plan:
+    """
+    Args:
+        task: of timm networks.
+        foresight: measures the timed costs; None where there are none.
+
+    Raises:
+        InputError: nothing in the space can be counted, or a backbone gives no finite answers.
+    """
+    costing, dataset, seed = task.costing, task.dataset, task.file.search.seed
+    assert costing is not None, "the evaluator is ours"
+    assert dataset is not None, "and so are the images"
+    gate, bounds = Gate(task.evaluator, task.file.constraints), limits(task.file.constraints)
     say("counting architectures")
     found = look(task.space, gate.count, seed=seed, deadline_s=COUNT_S)
     if not any(each.costs for each in found.seen):
         raise InputError(found.refusal)
     say("taking back decisions, one at a time")
-    forecasted = forecast(task.space, found.seen, _asides(task, found.seen, gate, rng))
+    seen, asides = list(found.seen), _asides(task, found.seen, gate, random.Random(seed))
+    fitting = [each for each in seen if each.feasible] or [each for each in found.found if each.feasible]
+    pool = spread(sorted(fitting, key=lambda each: each.costs["macs"]), PREDICTED)
+    times: dict[str, Times] = {}
+    if foresight is not None and pool:
+        say("measuring costs")
+        clocked = Clocked(costing, foresight, chosen(pool))
+        pool = [clocked.with_costs(each) for each in pool]
+        times = clocked.times(pool, bounds)
+        seen[:PREDICTED] = map(clocked.with_costs, seen[:PREDICTED])
+        asides[:PREDICTED] = map(clocked.with_costs, asides[:PREDICTED])
+        within = [each for each in pool if all(b.excess(each.costs) <= 0 for b in bounds if b.name in each.costs)]
+        pool = within or pool
     say("running each backbone on a batch")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    proofs = tuple(_proof(architecture, dataset, task, device) for architecture in task.space.backbones())
-    fitting = [each for each in found.seen if each.feasible] or [each for each in found.found if each.feasible]
-    pool = _spread(sorted(fitting, key=lambda each: each.costs["macs"]), PREDICTED)
-    if costing.timed:
-        say("measuring costs")
-    times, timed = _times(task, costing, meter, pool)
+    proofs = tuple(proof(architecture, task, dataset, device) for architecture in task.space.backbones())
     say("measuring training steps")
-    steps = tuple(_step(each, task, dataset, device, threads) for three in sizes(fitting).values() for each in three)
-    estimated = None
-    if steps:
-        cores = max(threads, (os.cpu_count() or 1) - costing.cores) // threads * threads
-        terms = Terms(
-            validation=validation_share(len(dataset.train), len(dataset.val), recalibrated=RECALIBRATION_IMAGES),
-            start_s=float(np.median([proof.build_s for proof in proofs])),
-            devices=torch.cuda.device_count() if device.type == "cuda" else cores,
-            architectures=found.feasible if found.whole else math.inf,
-        )
-        per = 1 if device.type == "cuda" else threads  # devices of a training
-        candidates = _candidates(task, dataset, pool, timed, steps, per)
-        estimated = estimate(task.file.search, Objectives(directions=task.file.objectives), candidates, terms)
+    steps = tuple(step(each, task, dataset, device, threads) for three in sizes(fitting).values() for each in three)
     return Plan(
         name=task.file.name,
         machine=machine(),
         device=f"{device.type}, {threads} {'thread' if threads == 1 else 'threads'}",
         feasibility=found,
-        forecast=forecasted,
+        forecast=forecast(task.space, seen, asides),
         proofs=proofs,
         times=times,
         steps=steps,
-        estimate=estimated,
+        estimate=_estimate(task, dataset, found, pool, proofs, steps, threads) if steps else None,
     )
 
 
@@ -223,103 +168,29 @@ def _asides(task: Task, seen: Sequence[Looked], gate: Gate, rng: random.Random) 
     return found
 
 
-def _proof(architecture: Architecture, dataset: Dataset, task: Task, device: torch.device) -> Proof:
-    began = time.perf_counter()
-    model = build(architecture, dataset.num_classes, dataset.in_chans).to(device)
-    built = time.perf_counter()
-    batch = dataset.val[: task.file.train.batch_size]
-    logits, _ = predict(model, Batches(dataset, batch, len(batch), device))
-    if not logits.isfinite().all():
-        raise InputError(f"{architecture.label} gives nan or inf on images of the data set, before any training")
-    return Proof(
-        label=architecture.label,
-        images=len(batch),
-        shape=tuple(logits.shape),
-        build_s=built - began,
-        run_s=time.perf_counter() - built,
-    )
-
-
-def _times(
-    task: Task, costing: Costing, meter: Meter, pool: Sequence[Looked]
-) -> tuple[dict[str, Times], list[dict[str, float]]]:
-    """Every timed cost: measured over the sizes; and for each of the pool predicted from that, or measured."""
-    if not costing.timed or not pool:
-        return {}, [{} for _ in pool]
-    chosen = _spread(pool, ENOUGH)
-    readings = [meter.measure(each.walk.architecture) for each in chosen]
-    if len(chosen) == len(pool):
-        known = [{name: reading.value for name, reading in each.items()} for each in readings]
-        return {name: _measured([each[name] for each in readings]) for name in costing.timed}, known
-    seen, all_ = ([costing.features(each.walk.architecture) for each in group] for group in (chosen, pool))
-    times: dict[str, Times] = {}
-    known = [{} for _ in pool]
-    for name in costing.timed:
-        power = -1 if costing.rate(name) else 1  # what is predicted is a time
-        predictor = Predictor.fit(seen, [each[name].value ** power for each in readings])
-        predicted = [float(value) ** power for value in predictor.predict(all_)]
-        bounds = [limit for limit in limits(task.file.constraints) if limit.name == name]
-        within = sum(all(limit.excess({name: value}) <= 0 for limit in bounds) for value in predicted)
-        times[name] = replace(
-            _measured([each[name] for each in readings]),
-            predicted=extent(predicted),
-            kendall=predictor.kendall,
-            error=predictor.error,
-            share=within / len(pool) if bounds else None,
-        )
-        for costs, value in zip(known, predicted, strict=True):
-            costs[name] = value
-    return times, known
-
-
-def _measured(readings: Sequence[Reading]) -> Times:
-    unsteady = sum(not reading.steady for reading in readings)
-    return Times(measured=extent([reading.value for reading in readings]), unsteady=unsteady)
-
-
-def _step(each: Looked, task: Task, dataset: Dataset, device: torch.device, threads: int) -> Step:
-    recipe = task.file.train
-    clock = TrainSeconds(
-        batch=recipe.batch_size,
-        images=len(dataset.train),
-        optimizer=partial(optimizer_of, recipe),
-        device=device.type,
-        dtype="bfloat16" if device.type == "cuda" and recipe.amp == "auto" else "float32",
-        threads=threads,
-    )
-    model: nn.Module = build(each.walk.architecture, dataset.num_classes, dataset.in_chans)
-    reading = clock.seconds(model, dataset.input_size)
-    return Step(
-        backbone=each.backbone,
-        label=each.walk.architecture.label,
-        macs=each.costs["macs"],
-        batch=recipe.batch_size,
-        seconds=reading.value,
-        spread=reading.spread,
-        steady=reading.steady,
-    )
-
-
-def _candidates(
+def _estimate(
     task: Task,
     dataset: Dataset,
+    found: Feasibility,
     pool: Sequence[Looked],
-    timed: Sequence[Mapping[str, float]],
+    proofs: Sequence[Proof],
     steps: Sequence[Step],
-    per: float,
-) -> list[Candidate]:
+    threads: int,
+) -> Estimate:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    per = 1 if gpus else threads  # devices of a training
+    taken = task.costing.cores if task.costing else 0
     measured: dict[str, dict[float, float]] = {}
-    for step in steps:
-        measured.setdefault(step.backbone, {})[step.macs] = per * step.seconds
+    for one in steps:
+        measured.setdefault(one.backbone, {})[one.macs] = per * one.seconds
     pace, batches = Pace(measured), math.ceil(len(dataset.train) / task.file.train.batch_size)
-    return [
-        Candidate(costs={**each.costs, **more}, epoch_s=batches * pace.seconds(each.backbone, each.costs["macs"]))
-        for each, more in zip(pool, timed, strict=True)
+    candidates = [
+        Candidate(costs=each.costs, epoch_s=batches * pace.seconds(each.backbone, each.costs["macs"])) for each in pool
     ]
-
-
-def _spread(ordered: Sequence[Looked], count: int) -> list[Looked]:
-    """So many, evenly over the order, first and last among them; all where there are fewer."""
-    if len(ordered) <= count:
-        return list(ordered)
-    return [ordered[round(place)] for place in np.linspace(0, len(ordered) - 1, count)]
+    terms = Terms(
+        validation=validation_share(len(dataset.train), len(dataset.val), recalibrated=RECALIBRATION_IMAGES),
+        start_s=per * float(np.median([each.build_s for each in proofs])),
+        devices=gpus or max(1, (len(cores()) or os.cpu_count() or 1) - taken) // threads * threads or threads,
+        architectures=found.feasible if found.whole else math.inf,
+    )
+    return estimate(task.file.search, Objectives(directions=task.file.objectives), candidates, terms)

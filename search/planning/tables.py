@@ -12,7 +12,8 @@ from rich.text import Text
 from search.planning.feasibility import Feasibility
 from search.planning.forecast import Extent, Forecast
 from search.planning.hours import Estimate
-from search.planning.plan import Plan, Proof, Step, Times
+from search.planning.plan import Plan
+from search.planning.timing import Proof, Step, Times
 from search.tracking.picture import shown
 
 
@@ -49,10 +50,10 @@ def costs_table(found: Forecast) -> Table:
     table = _table(f"{'' if found.exact else 'at most '}{found.size:,} architectures; of each cost min / median / max")
     table.add_column("backbone", no_wrap=True)
     table.add_column("counted", justify="right")
-    for name in found.smallest.costs:
+    for name in _names(found):
         table.add_column(name, justify="right")
     for backbone, costs in found.extents.items():
-        cells = map(_extent, costs.values())
+        cells = (_extent(costs[name]) if name in costs else "-" for name in _names(found))
         table.add_row(Text(backbone), f"{next(iter(costs.values())).count:,}", *cells)
     return table
 
@@ -62,10 +63,14 @@ def models_table(found: Forecast) -> Table:
     table = _table(f"by {found.by}")
     table.add_column("")
     table.add_column("architecture", overflow="fold")
-    for name in found.smallest.costs:
+    for name in _names(found):
         table.add_column(name, justify="right")
     for word, model in (("smallest", found.smallest), ("median", found.median), ("largest", found.largest)):
-        table.add_row(word, Text(model.label), *(shown(model.costs[name]) for name in found.smallest.costs))
+        table.add_row(
+            word,
+            Text(model.label),
+            *(shown(model.costs[name]) if name in model.costs else "-" for name in _names(found)),
+        )
     return table
 
 
@@ -74,12 +79,12 @@ def effects_table(found: Forecast) -> Table:
     table = _table("times the cost with the reference, everything else equal (medians)")
     for column in ("decision", "choice", "against"):
         table.add_column(column, overflow="fold")
-    for name in found.smallest.costs:
+    for name in _names(found):
         table.add_column(name, justify="right")
     table.add_column("pairs", justify="right")
     for effect in found.effects:
         words = [each if isinstance(each, str) else json.dumps(each) for each in (effect.choice, effect.reference)]
-        ratios = (f"{effect.ratios[name]:.3g}" if name in effect.ratios else "-" for name in found.smallest.costs)
+        ratios = (f"{effect.ratios[name]:.3g}" if name in effect.ratios else "-" for name in _names(found))
         table.add_row(Text(effect.parameter), *map(Text, words), *ratios, f"{effect.count:,}")
     return table
 
@@ -97,19 +102,15 @@ def proofs_table(found: Sequence[Proof]) -> Table:
 
 
 def times_table(found: Mapping[str, Times]) -> Table:
-    """What was measured with a clock, and what is predicted from that."""
-    table = _table("measured costs, min / median / max; predicted ones are to plan by, a search measures each")
-    for column in ("cost", "measured", "networks", "unsteady", "predicted", "networks", "held out", "feasible"):
+    """What was measured with a clock; all other numbers of these costs are predicted from that."""
+    table = _table("costs by the clock, min / median / max; above, of others, as predicted: a search measures each")
+    for column in ("cost", "measured", "networks", "unsteady", "refused", "predicted from them, held out", "feasible"):
         table.add_column(column, justify="left" if column == "cost" else "right")
     for name, times in found.items():
-        cells = [_extent(times.measured), f"{times.measured.count}", f"{times.unsteady}"]
-        if times.predicted is None:
-            cells += ["-"] * 4
-        else:
-            held_out = f"Kendall {times.kendall:.2f}, error {times.error:.1%}"
-            share = "-" if times.share is None else f"{times.share:.1%}"
-            cells += [_extent(times.predicted), f"{times.predicted.count}", held_out, share]
-        table.add_row(Text(name), *cells)
+        held_out = "-" if times.kendall is None else f"Kendall {times.kendall:.2f}, error {times.error:.1%}"
+        share = "-" if times.share is None else f"{times.share:.1%}"
+        counts = (times.measured.count, times.unsteady, times.refused)
+        table.add_row(Text(name), _extent(times.measured), *map(str, counts), held_out, share)
     return table
 
 
@@ -147,6 +148,11 @@ def hours_table(found: Estimate) -> Table:
     for words, estimated in spent.items():
         table.add_row(words, *(_time(hours) for hours in (estimated.low, estimated.middle, estimated.high)))
     return table
+
+
+def _names(found: Forecast) -> list[str]:
+    """Every cost that any backbone has."""
+    return list(dict.fromkeys(name for costs in found.extents.values() for name in costs))
 
 
 def _extent(found: Extent) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search.evaluator import UNSTEADY, Measurement
+from search.evaluator import Measurement
 from search.record import State, TrialRecord
 from spaces import Architecture
 
@@ -116,11 +116,7 @@ def joined(history: tuple[Measurement, ...], new: Measurement) -> tuple[Measurem
 def costs_after(costs: Mapping[str, float], history: tuple[Measurement, ...]) -> dict[str, float]:
     """The costs of the network that a training left: as measured where it is another one."""
     measured = {name: value for m in history if m.network is not None for name, value in m.values.items()}
-    if not measured:
-        return dict(costs)
-    kept = {name: cost for name, cost in costs.items() if not name.endswith(UNSTEADY)}
-    marks = {name: value for name, value in measured.items() if name.endswith(UNSTEADY)}
-    return {name: measured.get(name, cost) for name, cost in kept.items()} | marks
+    return {name: measured.get(name, cost) for name, cost in costs.items()}
 
 
 def read(number: int, attributes: Attributes) -> TrialRecord:

@@ -4,7 +4,7 @@ Knows spaces, the gate and who has been trained; nothing of trainings, rungs or 
 """
 
 import time
-from itertools import chain
+from collections.abc import Iterator
 from typing import final
 
 from optuna.trial import FrozenTrial, TrialState
@@ -18,6 +18,7 @@ from search.study.untried import Answers, untried
 from search.study.work import Idle
 from spaces import Architecture, SearchSpace, SpaceFile
 
+DOUBTED = 200  # measured in a row in spite of a guess, and rightly guessed: then it is believed of the rest
 FREE_IN_A_ROW = 50  # proposals that need no training after which the driver draws by itself
 
 
@@ -28,10 +29,9 @@ class Proposer:
     def __init__(self, dialogue: Dialogue, book: Book, file: SpaceFile, evaluator: Evaluator):
         self._dialogue, self._book, self._space = dialogue, book, SearchSpace(file)
         self._gate = Gate(evaluator, file.constraints)
-        kinds = [self._wanted]
-        if isinstance(evaluator, Foreseer):  # what its guesses speak against comes last, for they may be wrong
-            kinds = [self._hopeful, self._wanted]
-        self._untried = chain.from_iterable(untried(self._space, file.search.seed, wanted) for wanted in kinds)
+        self._foresees = isinstance(evaluator, Foreseer)
+        self._doubted = 0  # of those that guesses speak against, how many were measured, and are too slow
+        self._untried = self._candidates(file.search.seed)
         self._cut: FrozenTrial | None = None  # a proposal that a crash cut in half
         self._drawn = False  # the next proposal is settled
         self._row = 0  # proposals of the sampler in a row that needed no training
@@ -67,9 +67,13 @@ class Proposer:
     def check(self, architecture: Architecture) -> Checked:
         return self._gate.check(architecture)
 
-    def measure(self, architecture: Architecture) -> dict[str, float]:
-        """The costs that take a clock, of what a training has left; as `Gate.measure`."""
-        return self._gate.measure(architecture)
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """Of what a training has left, feasible or not.
+
+        Raises:
+            SpaceError: it cannot be measured.
+        """
+        return {**self._gate.count(architecture).costs, **self._gate.measure(architecture)}
 
     def _draw(self, deadline: float) -> Idle | None:
         """Makes a feasible untried architecture the next proposal."""
@@ -81,11 +85,25 @@ class Proposer:
                 return Idle.LATER
         return Idle.EXHAUSTED
 
+    def _candidates(self, seed: int) -> Iterator[Answers | None]:
+        """What guesses speak against comes last, for they may be wrong; and only some of it, for they seldom are."""
+        if self._foresees:
+            yield from untried(self._space, seed, self._hopeful, listed=0)
+        for drawn in untried(self._space, seed, self._wanted):
+            if self._doubted >= DOUBTED:
+                return
+            yield drawn
+
     def _hopeful(self, architecture: Architecture) -> bool:
         return self._gate.promising(architecture) and self._wanted(architecture)
 
     def _wanted(self, architecture: Architecture) -> bool:
-        return self._book.training_of(architecture.id) is None and self.check(architecture).feasible
+        if self._book.training_of(architecture.id) is not None:
+            return False
+        doubt = self._foresees and not self._gate.promising(architecture) and self._gate.count(architecture).feasible
+        feasible = self.check(architecture).feasible
+        self._doubted = 0 if feasible else self._doubted + doubt
+        return feasible
 
     def judged(self, record: TrialRecord, *, drawn: bool) -> None:
         """Hears what became of a proposal."""

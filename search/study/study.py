@@ -29,7 +29,7 @@ from search.study.proposer import Proposer
 from search.study.rungs import Rungs
 from search.study.untried import Answers
 from search.study.work import Assignment, Idle, Observer, reaches
-from spaces import InputError, SpaceFile
+from spaces import SpaceError, SpaceFile
 
 CLOCK = "clock"  # attribute of the study: hours that drivers have spent on it
 
@@ -279,11 +279,11 @@ class Study:
         measurement = replace(measurement, time=measurement.time or time.time())
         if measurement.network is not None and self._proposer is not None:
             try:
-                timed = self._proposer.measure(measurement.network)
-            except InputError as error:
+                costs = self._proposer.costs(measurement.network)
+            except SpaceError as error:
                 self.fail(number, f"what is left cannot be measured: {error}")
                 return False
-            measurement = replace(measurement, values={**measurement.values, **timed})
+            measurement = replace(measurement, values={**costs, **measurement.values})
         history = ledger.joined(record.history, measurement)
         record = replace(record, history=history, costs=ledger.costs_after(record.costs, history))
         self._book.put(record)

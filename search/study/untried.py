@@ -17,10 +17,15 @@ MISSES = 2_000  # draws in a row without a find after which a larger space is go
 LISTED = 100_000  # and how far: at a millisecond each, two minutes
 
 
-def untried(space: SearchSpace, seed: int, wanted: Callable[[Architecture], bool]) -> Iterator[Answers | None]:
+def untried(
+    space: SearchSpace, seed: int, wanted: Callable[[Architecture], bool], *, listed: int = LISTED
+) -> Iterator[Answers | None]:
     """Yields the answers that lead to a wanted architecture; None after each that is not wanted.
 
     It ends when the space is exhausted: surely so up to `SHUFFLED` architectures, very likely beyond.
+
+    Args:
+        listed: of a larger space, how far it is gone through in the end.
     """
 
     def checked(answers: Answers) -> Answers | None:
@@ -37,4 +42,4 @@ def untried(space: SearchSpace, seed: int, wanted: Callable[[Architecture], bool
         found = checked(space.answers(rng))
         misses = 0 if found else misses + 1
         yield found
-    yield from map(checked, islice(space.walks(), LISTED))
+    yield from map(checked, islice(space.walks(), listed))

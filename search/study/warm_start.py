@@ -22,6 +22,7 @@ from search.study.study import Study
 from search.study.untried import Answers
 from spaces import Architecture, SearchSpace, SpaceError, SpaceFile
 from spaces.questions import Label, Parameter
+from spaces.schema import ACCURACY, ALWAYS, CostEntry
 
 TRIES = 100  # ways to answer what the earlier space did not ask, before an architecture counts as not in this one
 SHARE = 4  # one in so many of the budget's trials is proposed by an order that may not hold
@@ -84,7 +85,7 @@ def warm_start(earlier: Study, space: SearchSpace, data: Mapping[str, str]) -> W
         Known(answers=answers, record=record)
         for record in trained
         if (answers := leading_to(space, record.architecture, earlier.answers(record.number))) is not None
-        and all(limit.excess(record.costs) <= 0 for limit in limits(file.constraints))
+        and all(limit.excess(record.costs) <= 0 for limit in limits(file.constraints) if limit.name in record.costs)
     ]
     others = f"{len(trained) - len(here)} of its {len(trained)} are not in this space"
     differ = _differences(earlier, file, data)
@@ -115,12 +116,21 @@ def _differences(earlier: Study, file: SpaceFile, data: Mapping[str, str]) -> li
     same = {
         "other data": dict(earlier.data) == dict(data),
         "other objectives": dict(before.objectives) == dict(file.objectives),
+        "other costs": _costs(file).items() <= _costs(before).items(),
         "other rungs": before.search.fidelity.rungs == file.search.fidelity.rungs
         and before.search.fidelity.unit == file.search.fidelity.unit,
         "another recipe": before.train == file.train,
         "other weights to start from": all(weights[1].get(name, path) == path for name, path in weights[0].items()),
     }
     return [what for what, is_same in same.items() if not is_same]
+
+
+def _costs(file: SpaceFile) -> dict[str, CostEntry | None]:
+    """Every cost of timm networks that a file asks for, with its setting; None for the usual one."""
+    if not file.backbones:
+        return {}
+    asked = {*ALWAYS, *file.objectives, *file.constraints, *file.costs} - {ACCURACY}
+    return {name: file.costs.get(name) for name in asked}
 
 
 def _in_order(earlier: Study, here: Sequence[Known]) -> list[Known]:

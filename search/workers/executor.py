@@ -108,14 +108,19 @@ def _ours(error: Exception, study: Study, scratch: str) -> Exception:
 
 
 def test_front(
-    evaluator: Tester, records: Iterable[TrialRecord], checkpoints: Checkpoints, *, resources: Resources
+    evaluator: Tester,
+    records: Iterable[TrialRecord],
+    checkpoints: Checkpoints,
+    *,
+    resources: Resources,
+    meter: ClusterMeter | None,
 ) -> tuple[dict[int, float], dict[int, str]]:
-    """Tests finished trainings, all at once, on the cluster of the surrounding `cluster`.
+    """Tests finished trainings, all at once, on the cluster of the surrounding `cluster`, beside a meter.
 
     Returns:
         The test accuracy by trial number; and the reasons, for those that could not be tested.
     """
-    share = Share.of(resources)
+    share = Share.of(resources) if meter is None else Share.of(resources, meter.claim)
     held, roomy = ray.put(evaluator), [pool for pool, most in zip(share.pools, share.room(), strict=True) if most]
     needs = dict((roomy or share.pools)[0])
     cpus, gpus, memory = needs.pop("CPU"), needs.pop("GPU", 0.0), needs.pop("memory", None)

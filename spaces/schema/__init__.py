@@ -4,7 +4,7 @@
 """
 
 from spaces.schema.backbone import Backbone
-from spaces.schema.costs import ACCURACY, COUNTED, JUDGED, KINDS, TIMED, CostEntry
+from spaces.schema.costs import ACCURACY, ALWAYS, JUDGED, KINDS, CostEntry
 from spaces.schema.data import Data
 from spaces.schema.dimension import Dimension
 from spaces.schema.file import NAMES, SpaceFile, is_name, json_schema, load, locate
@@ -12,12 +12,11 @@ from spaces.schema.recipe import BUDGETS, Bound, Fidelity, Search, Train
 
 __all__ = [
     "ACCURACY",
+    "ALWAYS",
     "BUDGETS",
-    "COUNTED",
     "JUDGED",
     "KINDS",
     "NAMES",
-    "TIMED",
     "Backbone",
     "Bound",
     "CostEntry",

@@ -31,6 +31,8 @@ JUDGED: Mapping[str, tuple[str, ...]] = {"corruption_accuracy": ("kinds", "sever
 """Known only after training, from validation data."""
 KINDS: Mapping[str, tuple[str, ...]] = {**COUNTED, **TIMED, **JUDGED}
 
+ALWAYS = ("params", "macs")
+"""Counted in any case."""
 BETTER_HIGH = ("throughput", "corruption_accuracy")
 """All others are better the lower they are."""
 
@@ -131,6 +133,8 @@ def checked(costs: Mapping[str, CostEntry]) -> Mapping[str, CostEntry]:
         GrammarError: a name that means something else.
     """
     for name, entry in costs.items():
+        if name.endswith(("_spread", "_unsteady")):
+            raise GrammarError("what ends so is said of a measured cost; give yours another name", name)
         if name == ACCURACY or (name in KINDS and entry.cost != name):
             raise GrammarError(f"{name} has its meaning already; give yours another name", name)
     return costs

@@ -132,7 +132,7 @@ def test_a_search_that_is_done_starts_nothing(searched):
 def test_the_front_is_tested_on_the_cluster(searched):
     members = searched.front.members
     (checkpoint(searched, members[0].number) / "epoch").unlink()
-    accuracies, faults = test_front(Table(), members, checkpoints_of(searched.directory), resources=TWO)
+    accuracies, faults = test_front(Table(), members, checkpoints_of(searched.directory), resources=TWO, meter=None)
     assert faults == {members[0].number: "FileNotFoundError: no weights"}
     assert accuracies == {m.number: pytest.approx(m.values["accuracy"] - 0.01) for m in members[1:]}
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import spaces
-from search import feasibility
 from search.costs import macs, params
 from search.gate import Gate
+from search.planning import feasibility
 from search.planning.feasibility import RARE, UNCOUNTED, Feasibility, look
 from spaces import SearchSpace, SpaceError, build
 from spaces.schema import Bound

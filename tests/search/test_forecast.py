@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 import spaces
-from search import tables
 from search.gate import Gate
+from search.planning import tables
 from search.planning.feasibility import Looked, look
 from search.planning.forecast import EVERY, Effect, Extent, Forecast, effects, extents, forecast, sizes, twins
 from search.planning.walks import neighbours, walk

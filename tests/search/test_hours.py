@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from search import tables
 from search.pareto import Objectives
+from search.planning import tables
 from search.planning.game import Candidate, Game
 from search.planning.hours import Estimate, Pace, Range, Terms, estimate, validation_share
 from search.record import State
@@ -174,4 +174,4 @@ def test_as_data_and_as_a_table() -> None:
     with console.capture() as capture:
         console.print(tables.hours_table(found))
     assert "the search ends by device hours" in capture.get()
-    assert "device hours of 5 trainings of each" in capture.get()
+    assert "device hours of 5 more trainings of each member" in capture.get()

@@ -93,7 +93,9 @@ def test_a_search_keeps_its_checkpoints_in_a_store(
     assert not (directory / "trials").exists()
     place = checkpoints_of(directory)
     assert place.held() == {record.number for record in study.records() if record.state.counts}
-    accuracies, faults = test_front(evaluator, study.front.members, place, resources=Resources.asked(cpus=1))
+    accuracies, faults = test_front(
+        evaluator, study.front.members, place, resources=Resources.asked(cpus=1), meter=None
+    )
     assert faults == {}
     assert accuracies == {m.number: pytest.approx(m.values["accuracy"] - 0.01) for m in study.front.members}
     study.close()
