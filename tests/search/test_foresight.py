@@ -103,7 +103,7 @@ def test_what_is_guessed_to_be_too_slow_is_measured_last(tmp_path: Path) -> None
     assert sorted(trained) == list(range(10)), "also the one that was guessed wrong"
     assert all(record.costs["latency_ms"] <= 9 for record in study.records() if record.state is State.COMPLETE)
     hopeful = max(evaluator.measured.index(size) for size in range(10) if size != Guessing.WRONG)
-    assert hopeful < 100, "the sampler's own proposals, and no slow one of those that are drawn"
+    assert hopeful < 150, "slow ones that the sampler proposed, and none of those that are drawn"
     assert sorted(evaluator.measured) == list(range(200)), "in the end everything is, each once"
 
 
