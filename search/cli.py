@@ -205,8 +205,8 @@ def plan(
         print(json.dumps(found.to_dict(), indent=2, allow_nan=False))  # noqa: T201
     else:
         _show_plan(found)
-    if found.feasibility.refusal:
-        raise InputError(found.feasibility.refusal)
+    if found.refusal:
+        raise InputError(found.refusal)
 
 
 def _show_plan(found: Plan) -> None:
@@ -242,6 +242,10 @@ def pick(
         list[str] | None,
         typer.Option("--max", help="Bound an objective or a cost from above, as macs=5e6; may be given often."),
     ] = None,
+    least: Annotated[
+        list[str] | None,
+        typer.Option("--min", help="Bound one from below, as throughput=1000; may be given often."),
+    ] = None,
     prefer: Annotated[
         str | None, typer.Option(help="The objective to be best in; the first one by default.", show_default=False)
     ] = None,
@@ -254,7 +258,7 @@ def pick(
 ) -> None:
     """Write a model of the front to a folder: weights, architecture, classes, preprocessing, a snippet to use it."""
     found = results.opened(runs, name)
-    record = results.choose(found.front, most=most or [], prefer=prefer, chosen=chosen)
+    record = results.choose(found.front, most=most or [], least=least or [], prefer=prefer, chosen=chosen)
     folder = output or Path(f"{name}-{record.network.id}")
     results.write(found, record, folder)
     console = Console()

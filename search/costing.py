@@ -17,7 +17,7 @@ from search.evaluator import Reading
 from spaces import Architecture, InputError, SpaceError, SpaceFile, build, skeleton
 from spaces.errors import unknown
 from spaces.schema import ACCURACY, ALWAYS, JUDGED, KINDS, CostEntry
-from spaces.twin import uncollected
+from spaces.twin import twin, uncollected
 
 
 def entries(file: SpaceFile) -> dict[str, CostEntry]:
@@ -113,7 +113,7 @@ class Costing:
         with uncollected():
             model = skeleton(architecture, self._num_classes, self._input_size[0])
             found = {
-                name: self._read(cost, model, architecture).value
+                name: self._read(cost, twin(model) if isinstance(cost, Function) else model, architecture).value
                 for name, cost in self.counted.items()
                 if own or not isinstance(cost, Function)
             }

@@ -18,6 +18,7 @@ from search.evaluator import Meter, Reading
 from spaces import Architecture
 
 FILE = "readings.jsonl"
+LEAST, MOST = 1e-9, 1e15  # of a reading, in milliseconds, seconds or images a second
 TRIES = 2  # of what is not steady: in the search that found it so, and in one later
 
 Key = tuple[str, str, str]
@@ -74,9 +75,10 @@ class Readings:
         return reading.steady or times >= TRIES or key in self._mine
 
     def _add(self, key: Key, reading: Reading) -> None:
-        """The first steady one counts, else the last."""
+        """The first steady one counts, else the last of those with the smallest spread."""
         before, times = self._known.get(key, (reading, 0))
-        self._known[key] = (before if before.steady and times else reading), times + 1
+        better = not before.steady and (reading.steady or reading.spread <= before.spread)
+        self._known[key] = (reading if better else before), times + 1
 
     def _keep(self, key: Key, reading: Reading) -> None:
         written: dict[str, object] = dict(zip(_KEYS, key, strict=True))
@@ -122,7 +124,7 @@ def _entry(line: bytes) -> tuple[Key, Reading] | None:
     if not (isinstance(architecture, str) and isinstance(setting, str) and isinstance(machine, str)):
         return None
     value, spread, steady = entry.get("value"), entry.get("spread"), entry.get("steady")
-    if not (_is_amount(value) and value > 0 and _is_amount(spread) and isinstance(steady, bool)):
+    if not (_is_amount(value) and LEAST <= value <= MOST and _is_amount(spread) and isinstance(steady, bool)):
         return None
     return (architecture, setting, machine), Reading(value=float(value), spread=float(spread), steady=steady)
 

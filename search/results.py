@@ -113,12 +113,17 @@ def front_as_dict(study: Study) -> dict[str, Any]:
 
 
 def choose(
-    front: Front, *, most: Sequence[str] = (), prefer: str | None = None, chosen: str | None = None
+    front: Front,
+    *,
+    most: Sequence[str] = (),
+    least: Sequence[str] = (),
+    prefer: str | None = None,
+    chosen: str | None = None,
 ) -> TrialRecord:
     """One member of a front.
 
     Args:
-        most: bounds from above, as `macs=5e6`, on objectives and costs.
+        most, least: bounds from above and from below, as `macs=5e6`, on objectives and costs.
         prefer: the objective to be best in; the first where it is None.
         chosen: id of an architecture; only this one.
 
@@ -133,15 +138,17 @@ def choose(
         if not members:
             raise InputError(unknown("architecture on the front", chosen, (r.network.id for r in front.members)))
     known = {r.number: {**r.costs, **r.values} for r in front.members}
-    bounds = _bounds(most, {name: value for values in known.values() for name, value in values.items()})
-    fitting = [r for r in members if all(known[r.number].get(n, math.inf) <= bound for n, bound in bounds.items())]
+    names = {name: value for values in known.values() for name, value in values.items()}
+    bounds = [(name, "<=", value) for name, value in _bounds("--max", most, names).items()]
+    bounds += [(name, ">=", value) for name, value in _bounds("--min", least, names).items()]
+    fitting = [r for r in members if all(_keeps(known[r.number], *bound) for bound in bounds)]
     if not fitting:
-        least = {name: min(known[r.number].get(name, math.inf) for r in members) for name in bounds}
+        there = {name: [known[r.number][name] for r in members if name in known[r.number]] for name, _, _ in bounds}
         raise InputError(
             "nothing on the front has "
-            + " and ".join(f"{name} <= {bound:g}" for name, bound in bounds.items())
-            + "; the least there is: "
-            + ", ".join(f"{name} {value:g}" for name, value in least.items())
+            + " and ".join(f"{name} {sign} {value:g}" for name, sign, value in bounds)
+            + "; there is: "
+            + ", ".join(f"{name} {min(values):g} to {max(values):g}" for name, values in there.items() if values)
         )
     name = front.objectives.names[0] if prefer is None else prefer
     if name not in front.objectives.names:
@@ -150,18 +157,22 @@ def choose(
     return min(fitting, key=lambda record: sign * record.values[name])
 
 
-def _bounds(most: Sequence[str], known: Mapping[str, float]) -> dict[str, float]:
+def _keeps(values: Mapping[str, float], name: str, sign: str, bound: float) -> bool:
+    return name in values and (values[name] <= bound if sign == "<=" else values[name] >= bound)
+
+
+def _bounds(flag: str, given: Sequence[str], known: Mapping[str, float]) -> dict[str, float]:
     bounds = {}
-    for text in most:
+    for text in given:
         name, _, number = text.partition("=")
         if name not in known:
-            raise InputError(unknown("objective or cost in --max", name, known))
+            raise InputError(unknown(f"objective or cost in {flag}", name, known))
         try:
             bounds[name] = float(number)
         except ValueError:
             bounds[name] = math.nan
         if math.isnan(bounds[name]):
-            raise InputError(f"--max {text}: {number!r} is not a number; write it as --max {name}=5e6")
+            raise InputError(f"{flag} {text}: {number!r} is not a number; write it as {flag} {name}=5e6")
     return bounds
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Any, final
 
 from torch import nn
@@ -13,10 +14,12 @@ from search.costs.cost import InputSize, Reading
 from spaces import InputError
 from spaces.errors import unknown
 
+LARGEST = 1e100  # beyond it means and ratios overflow
+
 
 @final
 class Function:
-    """`function(model, (channels, height, width))` gives a number; the model is on the meta device.
+    """`function(model, (channels, height, width))` gives a number; the model is on the meta device, and its own.
 
     It is imported when it is first called, in each process anew: from what is installed, else from the working
     directory.
@@ -35,14 +38,15 @@ class Function:
         Raises:
             InputError: there is no such function, it fails, or it does not give a finite number.
         """
+        function = self.load()
         try:
-            value = float(self.load()(model, input_size))
-        except InputError:
-            raise
-        except Exception as error:  # whatever a function of the user's raises
-            raise InputError(f"{self._where} fails: {type(error).__name__}: {error}") from error
-        if not math.isfinite(value):
-            raise InputError(f"{self._where} gives {value}, which is no finite number")
+            with redirect_stdout(sys.stderr):  # what it prints is not ours
+                given = function(model, input_size)
+            value = math.nan if isinstance(given, str | bool) else float(given)
+        except (Exception, SystemExit) as error:  # whatever a function of the user's raises
+            raise InputError(f"{self._where} fails: {_said(error)}") from error
+        if not abs(value) <= LARGEST:
+            raise InputError(f"{self._where} gives {given!r}, which is no number up to {LARGEST:g}")
         return Reading(value=value)
 
     def load(self) -> Callable[[nn.Module, InputSize], Any]:
@@ -55,11 +59,17 @@ class Function:
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
         try:
-            module = importlib.import_module(name)
-        except Exception as error:  # whatever a module of the user's raises
-            raise InputError(f"{self._where} cannot be imported: {type(error).__name__}: {error}") from error
+            with redirect_stdout(sys.stderr):
+                module = importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # whatever a module of the user's raises
+            raise InputError(f"{self._where} cannot be imported: {_said(error)}") from error
         found: Callable[[nn.Module, InputSize], Any] | None = getattr(module, function, None)
         if not callable(found):
             there = [key for key, value in vars(module).items() if callable(value)]
             raise InputError(f"{self._where}: {unknown('function', function, there)}")
         return found
+
+
+def _said(error: BaseException) -> str:
+    """In one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -18,7 +18,7 @@ import torch
 from search.costs.machine import machine
 from search.data import Dataset
 from search.foresight import Foresight
-from search.gate import Gate, limits
+from search.gate import Gate, Limit, limits
 from search.metered import metered
 from search.pareto import Objectives
 from search.planning.feasibility import Feasibility, Looked, look
@@ -46,6 +46,7 @@ class Plan:
         device: of the trainings.
         times: by timed cost.
         estimate: None where nothing can be trained.
+        refusal: why that is so, and what comes closest; empty where something can.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Plan:
     times: Mapping[str, Times]
     steps: tuple[Step, ...]
     estimate: Estimate | None
+    refusal: str
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -70,6 +72,7 @@ class Plan:
             "timed": {name: asdict(times) for name, times in self.times.items()},
             "steps": [asdict(step) for step in self.steps],
             "estimate": self.estimate.to_dict() if self.estimate else None,
+            "refusal": self.refusal,
         }
 
 
@@ -130,6 +133,7 @@ def plan(
     fitting = [each for each in seen if each.feasible] or [each for each in found.found if each.feasible]
     pool = spread(sorted(fitting, key=lambda each: each.costs["macs"]), PREDICTED)
     times: dict[str, Times] = {}
+    refusal = found.refusal
     if foresight is not None and pool:
         say("measuring costs")
         clocked = Clocked(costing, foresight, chosen(pool))
@@ -137,8 +141,9 @@ def plan(
         times = clocked.times(pool, bounds)
         seen[:PREDICTED] = map(clocked.with_costs, seen[:PREDICTED])
         asides[:PREDICTED] = map(clocked.with_costs, asides[:PREDICTED])
-        within = [each for each in pool if all(b.excess(each.costs) <= 0 for b in bounds if b.name in each.costs)]
-        pool = within or pool
+        slow, pool = pool, [each for each in pool if _within(each, bounds)]
+        if not pool:
+            refusal = _refusal(slow, [bound for bound in bounds if bound.name in costing.timed])
     say("running each backbone on a batch")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     proofs = tuple(proof(architecture, task, dataset, device) for architecture in task.space.backbones())
@@ -153,7 +158,30 @@ def plan(
         proofs=proofs,
         times=times,
         steps=steps,
-        estimate=_estimate(task, dataset, found, pool, proofs, steps, threads) if steps else None,
+        estimate=_estimate(task, dataset, found, pool, proofs, steps, threads) if pool else None,
+        refusal=refusal,
+    )
+
+
+def _within(each: Looked, bounds: Sequence[Limit]) -> bool:
+    return all(bound.excess(each.costs) <= 0 for bound in bounds if bound.name in each.costs)
+
+
+def _refusal(slow: Sequence[Looked], timed: Sequence[Limit]) -> str:
+    """That none of the architectures meets the constraints on what takes a clock."""
+
+    def excess(each: Looked) -> float:
+        return sum(max(0.0, bound.excess(each.costs)) for bound in timed if bound.name in each.costs)
+
+    closest = min(slow, key=excess)
+    beyond = " and ".join(
+        f"{bound.name} {closest.costs[bound.name]:.6g}, {bound.side} is {bound.value:.6g}"
+        for bound in timed
+        if bound.name in closest.costs and bound.excess(closest.costs) > 0
+    )
+    return (
+        f"none of {len(slow)} architectures meets the constraints on what is measured, as measured or predicted;"
+        f" closest is {closest.walk.architecture.label} with {beyond}; widen the constraints or the space"
     )
 
 

@@ -67,7 +67,7 @@ class CostEntry(Section):
     """Of weights and images; in training, of the autocast."""
     runtime: Literal["eager", "compile", "onnxruntime"] = "eager"
     """Who runs it: PyTorch, torch.compile, or ONNX Runtime (`pip install 'archsearch[onnx]'`)."""
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=1024)
     """CPU cores, which no training of the search uses."""
     spread: float = Field(default=0.05, gt=0)
     """Measured until the interquartile range is this share of the median ..."""

@@ -23,6 +23,18 @@ def fails(model, input_size):
 def nothing(model, input_size):
     return math.nan
 
+def leaves(model, input_size):
+    raise SystemExit(0)
+
+def text(model, input_size):
+    return "12"
+
+def ruins(model, input_size):
+    print("ruined")
+    for name in [name for name, _ in model.named_children()]:
+        delattr(model, name)
+    return 1
+
 limit = 3
 """
 
@@ -47,6 +59,18 @@ def test_it_is_counted_with_the_others(folder: Path) -> None:
     assert costs["flash_kb"] == costs["params"] / 1024 + 16
 
 
+def test_it_can_neither_change_the_network_nor_print_among_results(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened_task = opened(
+        space_file(folder, costs={"flash_kb": f"mine_{folder.name}:ruins", "peak_bytes": {}}), allow_code=True
+    )
+    costs = opened_task.evaluator.costs(next(iter(opened_task.space.backbones())))
+    assert costs["flash_kb"] == 1
+    assert costs["peak_bytes"] > 4 * costs["params"]
+    assert "ruined" not in capsys.readouterr().out
+
+
 def test_without_leave_it_is_not_even_imported(folder: Path) -> None:
     (folder / "loud.py").write_text("open('imported', 'w').close()")
     path = space_file(folder, costs={"flash_kb": "loud:estimate"})
@@ -64,6 +88,8 @@ def test_without_leave_it_is_not_even_imported(folder: Path) -> None:
         ("estimates", r"unknown function 'estimates'; did you mean 'estimate'\?"),
         ("limit", "unknown function 'limit'"),
         ("fails", "fails: RuntimeError: no such flash"),
+        ("leaves", "fails: SystemExit: 0"),
+        ("text", "gives '12', which is no number"),
     ],
 )
 def test_one_that_does_not_work_is_told_at_once(folder: Path, function: str, message: str) -> None:
@@ -77,7 +103,7 @@ def test_a_module_that_is_not_there_is_told_at_once(folder: Path) -> None:
 
 
 def test_what_is_no_number_is_told_at_once(folder: Path) -> None:
-    with pytest.raises(InputError, match="nothing gives nan, which is no finite number"):
+    with pytest.raises(InputError, match=r"nothing gives nan, which is no number up to 1e\+100"):
         task(folder, "nothing")
 
 

@@ -122,3 +122,17 @@ def test_a_space_of_another_kind_has_no_plan(tmp_path: Path) -> None:
     }
     with pytest.raises(InputError, match="a space of plain choices needs an evaluator of your own"):
         planned(plain, runs=tmp_path)
+
+
+def test_a_space_that_the_clock_rules_out_is_refused_with_what_comes_closest(tmp_path: Path) -> None:
+    path = space_file(
+        tmp_path,
+        backbones=["resnet10t"],
+        dimensions={"width": [0.125, 0.25]},
+        constraints={"latency_ms": {"max": 1e-6}},
+        costs={"latency_ms": {"limit_s": 0.1}},
+    )
+    found = planned(path, runs=tmp_path / "runs")
+    assert (found.times["latency_ms"].share, found.estimate) == (0, None)
+    assert found.refusal.startswith("none of 2 architectures meets the constraints on what is measured")
+    assert "max is 1e-06" in found.refusal
