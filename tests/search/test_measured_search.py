@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from search import results
+from search.live import front_table
 from search.readings import FILE
 from search.record import State
 from tests.search.command import archsearch, space_file
@@ -30,7 +32,6 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     result = archsearch(folder, "run", "tiny.yaml")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "±" in result.stdout
     return folder
 
 
@@ -45,6 +46,13 @@ def test_every_trial_has_what_was_measured(searched: Path) -> None:
         corrupted = [last.metrics[f"val_accuracy_{kind}_{s}"] for kind in ("contrast", "jpeg") for s in (1, 5)]
         assert last.values["corruption_accuracy"] == pytest.approx(sum(corrupted) / 4)
         assert last.values["calibration_error"] == last.metrics["val_calibration_error"]
+
+
+def test_the_table_of_the_front_shows_the_spread(searched: Path) -> None:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(front_table(results.opened(searched / "runs", "tiny").front))
+    assert "±" in capture.get()
 
 
 def test_what_the_counted_constraints_refuse_is_not_measured(searched: Path) -> None:
