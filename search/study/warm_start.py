@@ -114,7 +114,7 @@ def _differences(earlier: Study, file: SpaceFile, data: Mapping[str, str]) -> li
         for searched in (before, file)
     ]
     same = {
-        "other data": dict(earlier.data) == dict(data),
+        "other data": all(earlier.data.get(name) == value for name, value in data.items()),
         "other objectives": dict(before.objectives) == dict(file.objectives),
         "other costs": _costs(file).items() <= _costs(before).items(),
         "other rungs": before.search.fidelity.rungs == file.search.fidelity.rungs

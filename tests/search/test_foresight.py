@@ -114,3 +114,28 @@ def test_the_gate_doubts_only_what_is_far_beyond() -> None:
     assert not gate.promising(of_size[Guessing.WRONG])
     assert gate.check(of_size[Guessing.WRONG]).feasible
     assert gate.promising(of_size[Guessing.WRONG]), "what was measured is known"
+
+
+def test_what_a_training_leaves_is_counted_and_measured_anew(tmp_path: Path) -> None:
+    file = load(
+        {
+            "name": "plain",
+            "dimensions": {"size": [8]},
+            "objectives": {"accuracy": "maximize", "latency_ms": "minimize"},
+            "search": {"trials": 1, "sampler": "random", "fidelity": {"max": 1}},
+        }
+    )
+    evaluator = Guessing()
+    study = studies.begin(tmp_path / "s", file, evaluator, reference_point={"accuracy": 0.0, "latency_ms": 9.0})
+    work = study.next()
+    assert not isinstance(work, Idle)
+    assert study.front.members == ()
+    left = Architecture(choices={"size": 5})
+    study.report(work.number, Measurement(fidelity=1, values={"accuracy": 0.5}, network=left))
+    study.close()
+    for found in (study, studies.read(tmp_path / "s")):
+        (record,) = found.records()
+        assert record.values == {"accuracy": 0.5, "latency_ms": 5.0}
+        assert (record.costs["macs"], record.costs["latency_ms"]) == (5.0, 5.0)
+        assert record.network == left
+    assert evaluator.measured == [8, 5]

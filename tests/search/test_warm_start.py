@@ -11,6 +11,7 @@ from search.study import studies
 from search.study.study import Study
 from search.study.warm_start import leading_to, warm_start
 from spaces import InputError, SearchSpace
+from tests.search.command import TINY
 from tests.search.plain import REFERENCE, RUNGS, Table, checkpoint, drive, plain_space, summary
 
 SMALL = {"stem": [0, 1, 2], "a": [0, 1, 2, 3], "b": [0, 1, 2, 3], "c": [0, 1]}
@@ -194,3 +195,28 @@ def test_from_the_command_line_with_weights_and_all(tmp_path):
         run(space, evaluator=Table(), runs=tmp_path, name="three", earlier="on")
     with pytest.raises(InputError, match="--from one is for a new search; two goes on with what it began with"):
         run(space, evaluator=Table(), runs=tmp_path, name="two", earlier="one", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "holds"),
+    [
+        ({}, {}, True),
+        ({"latency_ms": {"batch": 1}}, {"latency_ms": {"batch": 1}}, True),
+        ({"latency_ms": {"batch": 1}}, {}, True),
+        ({"latency_ms": {"batch": 1}}, {"latency_ms": {"batch": 8}}, False),
+        ({}, {"model_bytes": {}}, False),
+        ({"own": "mine:one"}, {"own": "mine:two"}, False),
+    ],
+)
+def test_costs_that_were_measured_otherwise_do_not_hold(tmp_path, before, now, holds):
+    earlier_file, file = (spaces.load({**TINY, "costs": costs}) for costs in (before, now))
+    study = studies.begin(tmp_path / "earlier", earlier_file, Table(), reference_point={"accuracy": 0.0, "macs": 1.0})
+    study.close()
+    note = warm_start(study, SearchSpace(file), {}).note
+    assert ("other costs" not in note) == holds, note
+
+
+def test_values_of_another_machine_do_not_hold_where_a_clock_is_used(begin, earlier):
+    assert begin("here", earlier=earlier, trials=1, dimensions=SMALL)[1].known
+    _, start = begin("there", earlier=earlier, trials=1, dimensions=SMALL, data={**DATA, "machine": "another"})
+    assert "other data" in start.note
