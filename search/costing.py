@@ -49,8 +49,7 @@ class Costing:
         optimizer: of the recipe.
 
     Raises:
-        SpaceError: an objective or a constraint that is no cost.
-        InputError: a function of the user's own that cannot be imported.
+        SpaceError: an objective or a constraint that is no cost, or a function that cannot be imported.
     """
 
     def __init__(

@@ -103,7 +103,7 @@ def opened(
                 try:
                     evaluator.costs(architecture)
                 except SpaceError as error:
-                    raise SpaceError(error.reason, key="backbones") from None
+                    raise SpaceError(error.reason, key=error.key or "backbones") from None
     except SpaceError as error:
         raise locate(error, given) from None
     return Task(given=given, file=file, space=space, dataset=dataset, evaluator=evaluator)

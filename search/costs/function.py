@@ -11,7 +11,7 @@ from typing import Any, final
 from torch import nn
 
 from search.costs.cost import InputSize, Reading
-from spaces import InputError
+from spaces import SpaceError
 from spaces.errors import unknown
 
 LARGEST = 1e100  # beyond it means and ratios overflow
@@ -31,12 +31,12 @@ class Function:
     unit, timed = "of your own", False
 
     def __init__(self, name: str, path: str):
-        self.name, self._path, self._where = name, path, f"costs.{name}: {path}"
+        self.name, self._path = name, path
 
     def __call__(self, model: nn.Module, input_size: InputSize) -> Reading:
         """
         Raises:
-            InputError: there is no such function, it fails, or it does not give a finite number.
+            SpaceError: there is no such function, it fails, or it does not give a finite number.
         """
         function = self.load()
         try:
@@ -44,16 +44,16 @@ class Function:
                 given = function(model, input_size)
             value = math.nan if isinstance(given, str | bool) else float(given)
         except (Exception, SystemExit) as error:  # whatever a function of the user's raises
-            raise InputError(f"{self._where} fails: {_said(error)}") from error
+            raise self._error(f"fails: {_said(error)}") from error
         if not abs(value) <= LARGEST:
-            raise InputError(f"{self._where} gives {given!r}, which is no number up to {LARGEST:g}")
+            raise self._error(f"gives {given!r}, which is no number up to {LARGEST:g}")
         return Reading(value=value)
 
     def load(self) -> Callable[[nn.Module, InputSize], Any]:
         """The function itself.
 
         Raises:
-            InputError: there is none.
+            SpaceError: there is none.
         """
         name, _, function = self._path.partition(":")
         if os.getcwd() not in sys.path:
@@ -62,12 +62,15 @@ class Function:
             with redirect_stdout(sys.stderr):
                 module = importlib.import_module(name)
         except (Exception, SystemExit) as error:  # whatever a module of the user's raises
-            raise InputError(f"{self._where} cannot be imported: {_said(error)}") from error
+            raise self._error(f"cannot be imported: {_said(error)}") from error
         found: Callable[[nn.Module, InputSize], Any] | None = getattr(module, function, None)
         if not callable(found):
             there = [key for key, value in vars(module).items() if callable(value)]
-            raise InputError(f"{self._where}: {unknown('function', function, there)}")
+            raise self._error(f"is not there: {unknown('function', function, there)}")
         return found
+
+    def _error(self, reason: str) -> SpaceError:
+        return SpaceError(f"{self._path} {reason}", key=f"costs.{self.name}")
 
 
 def _said(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from spaces.errors import unknown
+from spaces.errors import shown, unknown
 from spaces.schema.complaint import GrammarError, Section
 
 ACCURACY = "accuracy"
@@ -81,7 +81,18 @@ class CostEntry(Section):
     @model_validator(mode="before")
     @classmethod
     def _alone(cls, given: object) -> object:
-        return {"function": given} if isinstance(given, str) else given
+        if isinstance(given, str):
+            return {"function": given}
+        if isinstance(given, CostEntry):
+            return given
+        if not isinstance(given, Mapping):
+            allowed = "neither settings such as {batch: 8} nor a function such as mypackage.flash:estimate"
+            raise GrammarError(f"{shown(given)} is {allowed}")
+        words = ("cost", *KINDS.get(str(given.get("cost")), cls.model_fields))
+        for key in given:
+            if key not in cls.model_fields:
+                raise GrammarError(unknown("key", key, words), key)
+        return given
 
     @field_validator("function")
     @classmethod

@@ -77,7 +77,9 @@ def test_without_leave_it_is_not_even_imported(folder: Path) -> None:
     with pytest.raises(InputError, match=r"costs\.flash_kb: loud:estimate is code, and runs only .*--allow-code"):
         opened(path)
     assert not (folder / "imported").exists()
-    with pytest.raises(InputError, match=r"loud:estimate: unknown function 'estimate'"):
+    with pytest.raises(
+        InputError, match=r"tiny.yaml:\d+: costs\.flash_kb: loud:estimate is not there: unknown function 'estimate'"
+    ):
         opened(path, allow_code=True)
     assert (folder / "imported").exists()
 

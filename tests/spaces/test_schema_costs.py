@@ -35,14 +35,18 @@ MISTAKES = [
     # what stands there, key, message
     ("latency: {}", "costs.latency.cost", "unknown cost 'latency'; did you mean 'latency_ms'?"),
     ("x: {cost: mac}", "costs.x.cost", "unknown cost 'mac'; did you mean 'macs'?"),
-    ("latency_ms: {bach: 3}", "costs.latency_ms.bach", "unknown key 'bach'; did you mean 'batch'?"),
+    (
+        "latency_ms: {bach: 3}",
+        "costs.latency_ms.bach",
+        "did you mean 'batch'? (allowed: batch, cost, device, dtype, image",
+    ),
     ("latency_ms: {kinds: [jpeg]}", "costs.latency_ms.kinds", "kinds is no setting of latency_ms; allowed: device, "),
     ("params: {batch: 3}", "costs.params.batch", "batch is no setting of params; allowed: nothing"),
     ("train_seconds: {runtime: compile}", "costs.train_seconds.runtime", "runtime is no setting of train_seconds"),
     ("latency_ms: {device: gpu}", "costs.latency_ms.device", "unknown value 'gpu'; did you mean 'cpu'?"),
     ("latency_ms: {threads: 0}", "costs.latency_ms.threads", "0 is not a whole number of at least 1"),
     ("latency_ms: {spread: 0}", "costs.latency_ms.spread", "0 is not a number above 0"),
-    ("latency_ms: 3", "costs.latency_ms", "3 is not text"),
+    ("latency_ms: 3", "costs.latency_ms", "3 is neither settings such as {batch: 8} nor a function"),
     (
         "latency_ms: {runtime: onnxruntime, dtype: float16}",
         "costs.latency_ms.dtype",
