@@ -46,6 +46,7 @@ MISTAKES = [
     ("latency_ms: {device: gpu}", "costs.latency_ms.device", "unknown value 'gpu'; did you mean 'cpu'?"),
     ("latency_ms: {threads: 0}", "costs.latency_ms.threads", "0 is not a whole number of at least 1"),
     ("latency_ms: {spread: 0}", "costs.latency_ms.spread", "0 is not a number above 0"),
+    ("x: {cost: [1]}", "costs.x.cost", "is not text"),
     ("latency_ms: 3", "costs.latency_ms", "3 is neither settings such as {batch: 8} nor a function"),
     (
         "latency_ms: {runtime: onnxruntime, dtype: float16}",
