@@ -3,7 +3,7 @@
 Knows costs and architectures; nothing of samplers, trials or where anything is measured.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 from search.costing import Costing
@@ -21,13 +21,14 @@ class Foresight:
     Args:
         meter: measures.
         costing: whose timed costs it measures.
+        say: is told once how well it guesses.
 
     Attributes:
         predictors: by cost; of rates, one of one over it. None as long as too few are measured.
     """
 
-    def __init__(self, meter: Meter, costing: Costing):
-        self._meter, self._costing = meter, costing
+    def __init__(self, meter: Meter, costing: Costing, say: Callable[[str], None] = lambda note: None):
+        self._meter, self._costing, self._say = meter, costing, say
         self._features: list[Features] = []
         self._values: list[Mapping[str, float]] = []
         self._seen: set[str] = set()
@@ -63,9 +64,11 @@ class Foresight:
         }
 
     def _fit(self) -> None:
-        self._fitted = len(self._values)
+        before, self._fitted = self._fitted, len(self._values)
         for name in self._costing.timed:
             self.predictors[name] = Predictor.fit(self._features, [values[name] for values in self._values])
+            if not before:
+                self._say(f"{name}, to propose by: {self.predictors[name]}")
 
     def _power(self, name: str) -> int:
         """What is predicted is a time; a rate is one over it."""

@@ -47,4 +47,4 @@ def metered(
     with ClusterMeter(costing, cpus=costing.cores, gpu=costing.gpu, resources=resources, say=say) as process:
         file, settings = runs / FILE, costing.settings
         readings = Readings(process, file, settings=settings, machine=lambda: process.machine, say=say)
-        yield Metering(process=process, foresight=Foresight(readings, costing))
+        yield Metering(process=process, foresight=Foresight(readings, costing, say))
