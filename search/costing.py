@@ -65,7 +65,8 @@ class Costing:
         self._step = [images, file.train.batch_size, file.train.optimizer]
         self.judged: dict[str, CostEntry] = {}
         costs: dict[str, Cost] = {}
-        for name, entry in entries(file).items():
+        asked = entries(file)
+        for name, entry in asked.items():
             if entry.function is not None:
                 function = costs[name] = Function(name, entry.function)
                 function.load()  # rather now than in the middle of a search
@@ -75,7 +76,7 @@ class Costing:
                 costs[name] = made(name, entry, batch=file.train.batch_size, images=images, optimizer=optimizer)
         self.counted = {name: cost for name, cost in costs.items() if not cost.timed}
         self.timed = {name: cost for name, cost in costs.items() if cost.timed}
-        self._entries = {name: entries(file)[name] for name in self.timed}
+        self._entries = {name: asked[name] for name in self.timed}
 
     @property
     def settings(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any, Self, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import kendalltau  # type: ignore[import-untyped]
+from scipy.stats import kendalltau
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from torch import Tensor, nn

@@ -60,7 +60,7 @@ def execute(
     if study.remaining == 0:
         return Idle.BUDGET
     with cluster(address), environment(QUIET), silence(), _interruption() as interrupted:
-        share = Share.of(resources) if meter is None else Share.of(resources, meter.claim)
+        share = _share(resources, meter)
         proposals = Proposals(study, share, interrupted, say)
         held = {"evaluator": evaluator, "checkpoints": checkpoints_of(study.directory)}
         with tempfile.TemporaryDirectory(prefix="archsearch-") as scratch:
@@ -94,6 +94,11 @@ def execute(
         return proposals.over
 
 
+def _share(resources: Resources, meter: ClusterMeter | None) -> Share:
+    """What is for trials, beside a meter."""
+    return Share.of(resources) if meter is None else Share.of(resources, meter.claim)
+
+
 def _ours(error: Exception, study: Study, scratch: str) -> Exception:
     """What went wrong in the driver, under what Tune makes of it."""
     for cause in causes(error):
@@ -120,7 +125,7 @@ def test_front(
     Returns:
         The test accuracy by trial number; and the reasons, for those that could not be tested.
     """
-    share = Share.of(resources) if meter is None else Share.of(resources, meter.claim)
+    share = _share(resources, meter)
     held, roomy = ray.put(evaluator), [pool for pool, most in zip(share.pools, share.room(), strict=True) if most]
     needs = dict((roomy or share.pools)[0])
     cpus, gpus, memory = needs.pop("CPU"), needs.pop("GPU", 0.0), needs.pop("memory", None)

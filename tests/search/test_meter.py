@@ -12,18 +12,17 @@ import pytest
 import ray
 import torch
 
-from search.checkpoints.checkpoints import checkpoints_of
 from search.evaluator import Meter
 from search.study import studies
 from search.study.work import Idle
 from search.workers.cluster import Share
-from search.workers.executor import execute, test_front
+from search.workers.executor import execute
 from search.workers.meter import ClusterMeter
 from search.workers.pools import Resources
 from spaces import InputError, SpaceError
 from tests.search.drivers import assert_gone, family
 from tests.search.metering import Ruler, architecture, started, wait_until
-from tests.search.plain import REFERENCE, Table, checkpoint, drive, plain_space
+from tests.search.plain import REFERENCE, Table, checkpoint, plain_space
 
 ONE = Resources(cpus=1)
 LINUX = hasattr(os, "sched_setaffinity")
@@ -153,15 +152,3 @@ def test_a_process_that_cannot_start_is_one_message():
     ):
         pass
     wait_until(lambda: ray.available_resources().get("CPU") == 2)
-
-
-def test_the_front_is_tested_beside_it(tmp_path):
-    study = studies.begin(tmp_path / "s", plain_space(trials=2, sampler="random"), Table(), reference_point=REFERENCE)
-    drive(study, Table())
-    everything = Resources()  # of a trial: the GPU, and all cores that are left beside it
-    with started(num_cpus=4, num_gpus=1), ClusterMeter(Ruler(folder=tmp_path), cpus=1, resources=everything) as meter:
-        assert Share.of(everything, meter.claim).pools == ({"CPU": 3.0, "GPU": 1.0},)
-        members, place = study.front.members, checkpoints_of(study.directory)
-        accuracies, faults = test_front(Table(), members, place, resources=everything, meter=meter)
-    assert (set(accuracies), faults) == ({member.number for member in members}, {})
-    study.close()

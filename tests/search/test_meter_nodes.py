@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from search.checkpoints.checkpoints import checkpoints_of
+from search.study import studies
 from search.workers.cluster import Share
+from search.workers.executor import test_front
 from search.workers.meter import ClusterMeter
 from search.workers.pools import Claim, Resources
 from spaces import InputError
 from tests.search.metering import SMALL, Ruler, architecture, started, wait_until
+from tests.search.plain import REFERENCE, Table, drive, plain_space
 
 
 def test_it_takes_the_node_that_trials_miss_least_and_another_when_that_is_lost(tmp_path):
@@ -40,3 +44,15 @@ def test_a_gpu_is_its_own(tmp_path):
         both = ClusterMeter(ruler, cpus=1, gpu=True, resources=Resources(cpus=1, gpus=2))
         with pytest.raises(InputError, match="shares no GPU, so that a part of one for a trial does not help"), both:
             pass
+
+
+def test_the_front_is_tested_beside_it(tmp_path):
+    study = studies.begin(tmp_path / "s", plain_space(trials=2, sampler="random"), Table(), reference_point=REFERENCE)
+    drive(study, Table())
+    everything = Resources()  # of a trial: the GPU, and all cores that are left beside it
+    with started(num_cpus=4, num_gpus=1), ClusterMeter(Ruler(folder=tmp_path), cpus=1, resources=everything) as meter:
+        assert Share.of(everything, meter.claim).pools == ({"CPU": 3.0, "GPU": 1.0},)
+        members, place = study.front.members, checkpoints_of(study.directory)
+        accuracies, faults = test_front(Table(), members, place, resources=everything, meter=meter)
+    assert (set(accuracies), faults) == ({member.number for member in members}, {})
+    study.close()
