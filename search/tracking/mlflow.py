@@ -32,7 +32,7 @@ from search.model import read_model
 from search.record import Front, TrialRecord
 from search.tracking import tracker as told
 from search.tracking.outbox import Outbox
-from search.tracking.picture import front_figure, front_table
+from search.report.picture import front_figure, front_table
 from search.tracking.strengths import Strengths, strengths_figure
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the outbox says it in one line

@@ -10,7 +10,7 @@ from PIL import Image
 from search.evaluator import Measurement
 from search.pareto import Objectives
 from search.record import Front, State, TrialRecord, front_of
-from search.tracking.picture import FRONT, STOPPED, front_figure, front_picture, front_table, shown
+from search.report.picture import FRONT, STOPPED, front_figure, front_picture, front_table, shown
 from spaces import Architecture
 
 DIRECTIONS = {"accuracy": "maximize", "macs": "minimize"}
