@@ -58,7 +58,7 @@ class Contender:
 
     @property
     def median(self) -> Retraining:
-        """The training of median validation accuracy (of two in the middle the lower); the first where none is known."""
+        """The training of median validation accuracy, of two in the middle the lower; the first where none is known."""
         ranked = sorted(self.retrainings, key=lambda training: training.values.get("val_accuracy", 0.0))
         known = all("val_accuracy" in training.values for training in self.retrainings)
         return ranked[(len(ranked) - 1) // 2] if known else self.retrainings[0]

@@ -7,7 +7,7 @@ from search.confirmation.record import Confirmation
 from search.record import Front, TrialRecord
 
 Importance = Mapping[str, Mapping[str, float]]
-"""By objective, then by decision: how much of what is good and bad in that objective the decision explains; sums to 1."""
+"""By objective, then by decision: how much of what is good and bad there the decision explains; sums to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

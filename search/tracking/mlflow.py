@@ -30,9 +30,9 @@ from mlflow.types import Schema, TensorSpec
 
 from search.model import read_model
 from search.record import Front, TrialRecord
+from search.report.picture import front_figure, front_table
 from search.tracking import tracker as told
 from search.tracking.outbox import Outbox
-from search.report.picture import front_figure, front_table
 from search.tracking.strengths import Strengths, strengths_figure
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the outbox says it in one line
