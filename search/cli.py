@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from search.commands.confirm import confirm
+from search.commands.export import export
 from search.commands.front import front, pick, ui
 from search.commands.plan import backbones, plan
 from search.commands.run import run
@@ -22,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (plan, run, front, pick, backbones, ui):
+for command in (plan, run, confirm, front, pick, export, backbones, ui):
     app.command()(command)
 
 

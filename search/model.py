@@ -4,6 +4,7 @@
     architecture.json    `Architecture.to_dict()`
     classes.json         class names, in the order of the model's outputs
     preprocessing.json   `Preprocessing.to_dict()`
+    examples.safetensors some validation images to try the model on, uint8 `[N, S, S, C]`; may be missing
     predict.py           rebuilds the model and names what is on a picture
     README.md            what the model is and what it reached
 
@@ -12,11 +13,11 @@ back through `_load_pyfunc`. Knows nothing of searches, Ray, Optuna or MLflow.
 """
 
 import json
-import os
+import re
 import reprlib
-import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,19 @@ from torch import Tensor, nn
 
 from search.data.dataset import check_classes, file_faults
 from search.data.preprocessing import Preprocessing
+from search.examples import EXAMPLES, read_examples, write_examples
+from search.folder import Kind, fresh
 from spaces import Architecture, InputError, SpaceError, build
 
 WEIGHTS = "model.safetensors"
 DATA = ("architecture.json", "classes.json", "preprocessing.json")
-FILES = (WEIGHTS, *DATA, "predict.py", "README.md")
+FILES = (WEIGHTS, *DATA, EXAMPLES, "predict.py", "README.md")
+KIND = Kind(name="a model folder", files=FILES, needed=(WEIGHTS, *DATA))
 MAX_JSON_BYTES = 4_000_000  # ImageNet-21k's class names take 1 MB; nothing here is longer
 MAX_RESIZE = 4096  # pixels a side; timm's largest pretrained models take 1024
 BATCH = 64  # images that `Model.predict` holds as tensors at once
+_MEASURED = "| measured | |\n|---|---|\n"
+_ROW = re.compile(r"\| [\w ,:;%().+-]+ \| [\w ,:;%().+-]+ \|")
 
 PREDICT = '''"""Say what is on a picture: python predict.py IMAGE"""
 
@@ -70,12 +76,23 @@ class Model:
     Attributes:
         module: float32 `[N, C, H, W]` to logits `[N, len(classes)]`.
         classes: names, in the order of the logits.
+        examples: uint8 `[N, S, S, C]`, S = `preprocessing.resize_size`: a few real images (`search.examples`); None
+            where there are none.
     """
 
     module: nn.Module
     architecture: Architecture
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    examples: NDArray[np.uint8] | None = field(default=None, compare=False)
+
+    def data(self) -> dict[str, Any]:
+        """What there is to know beside the weights, as JSON values; in the order of DATA."""
+        return {
+            "architecture": self.architecture.to_dict(),
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.to_dict(),
+        }
 
     def predict(self, images: Iterable[Image.Image | NDArray[np.uint8]]) -> Tensor:
         """Class probabilities `[N, len(classes)]`, on the CPU, of PIL images or uint8 arrays of any size."""
@@ -89,7 +106,7 @@ class Model:
         return torch.cat(done)
 
 
-def write_model(folder: Path, model: Model, results: Mapping[str, float]) -> None:
+def write_model(folder: Path, model: Model, results: Mapping[str, float | str]) -> None:
     """Write the model folder at once or not at all; an empty folder or an older model folder there is replaced.
 
     Args:
@@ -98,73 +115,53 @@ def write_model(folder: Path, model: Model, results: Mapping[str, float]) -> Non
     Raises:
         InputError: the folder holds something else than a model folder, or cannot be written.
     """
+    with fresh(folder, KIND) as new:
+        fill(new, model, results)
+
+
+def fill(folder: Path, model: Model, results: Mapping[str, float | str]) -> None:
+    """Write the files of a model folder into an empty one; as `write_model`."""
     try:
-        place = Path(os.path.realpath(folder))
-        _refuse_foreign(place)
-        room = place.parent / f".tmp-{os.getpid()}"  # beside it: a rename stays within one file system
-        shutil.rmtree(room, ignore_errors=True)
-        try:
-            (room / "new").mkdir(parents=True)
-            _fill(room / "new", model, results)
-            _swap(place, room / "new", room / "old")
-        finally:
-            shutil.rmtree(room, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror or error}") from None
+        save_model(model.module, str(folder / WEIGHTS))
     except SafetensorError as error:
-        raise InputError(f"{folder}: the weights cannot be written ({error})") from None
-
-
-def _swap(place: Path, new: Path, old: Path) -> None:
-    """Move `new` to `place`, and what is there to `old`; all stays where it was where that fails."""
-    if place.exists():
-        place.rename(old)
-    try:
-        new.rename(place)
-    except OSError:
-        if old.exists():
-            old.rename(place)
-        raise
-
-
-def _fill(folder: Path, model: Model, results: Mapping[str, float]) -> None:
-    save_model(model.module, str(folder / WEIGHTS))
-    contents = (model.architecture.to_dict(), list(model.classes), model.preprocessing.to_dict())
-    for name, content in zip(DATA, contents, strict=True):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        raise InputError(f"the weights cannot be written ({error})") from None
+    if model.examples is not None:
+        write_examples(folder / EXAMPLES, model.examples)
+    write_data(folder, model)
     (folder / "predict.py").write_text(PREDICT)
     (folder / "README.md").write_text(_card(model, results), encoding="utf-8")
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """InputError unless `folder` is missing, empty or a whole model folder and nothing more."""
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a model folder but a file; give another folder")
-    if folder == Path.cwd():
-        raise InputError(f"{folder} is the current folder, which cannot be replaced; give the name of a new one in it")
-    held = {path.name: path for path in sorted(folder.iterdir())}
-    plain = {name for name, path in held.items() if path.is_file() and not path.is_symlink()}
-    cache = {name for name in held if name == "__pycache__" and held[name].is_dir()}
-    if strange := [name for name in held if name not in plain.intersection(FILES) | cache]:
-        raise InputError(f"{folder} is not a model folder, it holds {strange[0]!r}; give another folder")
-    if held and (missing := [name for name in (WEIGHTS, *DATA) if name not in plain]):
-        raise InputError(f"{folder} is neither empty nor a model folder: no {missing[0]} in it; give another folder")
+def write_data(folder: Path, model: Model) -> None:
+    """All that is JSON."""
+    for name, content in zip(DATA, model.data().values(), strict=True):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _card(model: Model, results: Mapping[str, float]) -> str:
+def _card(model: Model, results: Mapping[str, float | str]) -> str:
     side = model.preprocessing.image_size
-    rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in results.items())
+    told = {name: value if isinstance(value, str) else f"{value:.6g}" for name, value in results.items()}
+    rows = "\n".join(f"| {name} | {value} |" for name, value in told.items())
     return (
         f"# {model.architecture.label}\n\n"
         f"An image classifier found by archsearch: {len(model.classes)} classes, {side} x {side} pixels,"
         f" {model.preprocessing.in_chans} channels. Architecture {model.architecture.id}.\n\n"
-        f"| measured | |\n|---|---|\n{rows}\n\n"
+        f"{_MEASURED}{rows}\n\n"
         "`python predict.py IMAGE` says what is on a picture and how likely it is. From Python:\n\n"
         "    from search.model import read_model\n"
         '    probabilities = read_model("FOLDER").predict([PIL.Image.open("IMAGE")])\n'
+        + (f"\n`{EXAMPLES}` holds images of the validation split.\n" if model.examples is not None else "")
     )
+
+
+def measured(folder: Path) -> tuple[str, ...]:
+    """The rows of the table in a model folder's README, where they are plain words and numbers; none without it."""
+    path = folder / "README.md"
+    with file_faults(path):
+        if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
+            return ()
+        text = path.read_text(encoding="utf-8", errors="replace")
+    return tuple(takewhile(_ROW.fullmatch, text.partition(_MEASURED)[2].splitlines()))
 
 
 def read_model(folder: Path | str) -> Model:
@@ -191,7 +188,13 @@ def read_model(folder: Path | str) -> Model:
     except SpaceError as error:
         raise SpaceError(error.reason, key=error.key, file=str(path)) from None
     read_weights(module, folder / WEIGHTS)
-    return Model(module=module.eval(), architecture=architecture, classes=classes, preprocessing=preprocessing)
+    return Model(
+        module=module.eval(),
+        architecture=architecture,
+        classes=classes,
+        preprocessing=preprocessing,
+        examples=read_examples(folder / EXAMPLES, preprocessing),
+    )
 
 
 def read_json(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Pareto laws on plain arrays: dominance, fronts, ranks, spread, hypervolume. numpy only; knows no trials.
+"""Pareto laws on plain arrays: dominance, fronts, ranks, spread, knee, hypervolume. numpy only; knows no trials.
 
 Everything is minimised inside; `Objectives.minimised` is the one place where a sign flips. NaN and inf are
 never values: every function refuses them.
@@ -114,8 +114,7 @@ def spread_order(points: ArrayLike, count: int | None = None) -> NDArray[np.int6
     array = _checked(points)
     if len(array) == 0:
         return np.empty(0, dtype=np.int64)
-    low, high = array.min(axis=0), array.max(axis=0)
-    scaled = (array - low) / np.where(high > low, high - low, 1.0)
+    scaled = _to_own_range(array)
     order = [int(np.argmin(scaled[:, 0]))]
     distance = np.full(len(array), np.inf)
     for _ in range(1, len(array) if count is None else min(count, len(array))):
@@ -123,6 +122,29 @@ def spread_order(points: ArrayLike, count: int | None = None) -> NDArray[np.int6
         distance[order[-1]] = -1.0
         order.append(int(np.argmax(distance)))
     return np.asarray(order, dtype=np.int64)
+
+
+def knee(points: ArrayLike) -> int:
+    """Index of the point of a front (n, d), n > 0, that gives most for least: where the front bends most.
+
+    It is farthest, towards the ideal point, from the hyperplane through the best point in each objective, with each
+    objective scaled to the front's own range (Das 1999, doi:10.1007/BF01195985). Where those points span no
+    hyperplane, as in a front of one point, it is that through the unit points. Ties go to the lower index.
+    """
+    array = _checked(points)
+    scaled = _to_own_range(array)
+    extremes = scaled[np.argmin(scaled, axis=0)]
+    ones = np.ones(len(extremes))
+    spanned = np.linalg.matrix_rank(extremes) == len(extremes)
+    normal = np.linalg.solve(extremes, ones) if spanned else ones  # of the hyperplane: normal @ x = 1
+    return int(np.argmax(np.round(1.0 - scaled @ normal, 12)))  # rounded, so that equal distances are equal
+
+
+def _to_own_range(points: Floats) -> Floats:
+    """Each objective from 0 to 1; 0 where all have the same."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    scaled: Floats = (points - low) / np.where(high > low, high - low, 1.0)
+    return scaled
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:

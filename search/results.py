@@ -7,24 +7,35 @@ Ray or MLflow.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.checkpoints.checkpoints import checkpoints_of
+import numpy as np
+from numpy.typing import NDArray
+
+from search.checkpoints.checkpoints import Checkpoints, checkpoints_of
 from search.checkpoints.places import Places
+from search.confirmation import store as confirmations
 from search.data import Preprocessing
-from search.data.dataset import file_faults
+from search.data.dataset import Dataset, file_faults
+from search.examples import EXAMPLES, examples_of, read_examples, write_examples
 from search.model import WEIGHTS, Model, read_classes, read_json, read_preprocessing, read_weights, write_model
 from search.record import Front, State, TrialRecord
 from search.study import studies
 from search.study.study import Study
 from search.training import finished
-from spaces import InputError, build
+from spaces import Architecture, InputError, build
 from spaces.errors import unknown
 from spaces.schema import is_name
 
 DATA = "data.json"
+_OWN = {
+    "accuracy": "val_accuracy",
+    "test accuracy": "test_accuracy",
+    "test calibration error": "test_calibration_error",
+    "test corruption accuracy": "test_corruption_accuracy",
+}  # what is told of a confirmed model, and the values that say it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +44,20 @@ class Inputs:
 
     Attributes:
         classes: names, in the order of the outputs.
+        examples: as those of a `Model`; None in searches that have kept none.
     """
 
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    examples: NDArray[np.uint8] | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Inputs":
+        return cls(classes=dataset.classes, preprocessing=dataset.preprocessing, examples=examples_of(dataset))
 
     def write(self, directory: Path) -> None:
+        if self.examples is not None:
+            write_examples(directory / EXAMPLES, self.examples)
         content = {"classes": self.classes, "preprocessing": self.preprocessing.to_dict()}
         (directory / DATA).write_text(json.dumps(content, indent=2) + "\n")
 
@@ -55,10 +74,10 @@ class Inputs:
         content = read_json(path)
         if not isinstance(content, dict) or not {"classes", "preprocessing"} <= content.keys():
             raise InputError(f"{path} must be a mapping with classes and preprocessing")
-        return cls(
-            classes=read_classes(content["classes"], f"{path}: classes"),
-            preprocessing=read_preprocessing(content["preprocessing"], f"{path}: preprocessing"),
-        )
+        classes = read_classes(content["classes"], f"{path}: classes")
+        preprocessing = read_preprocessing(content["preprocessing"], f"{path}: preprocessing")
+        examples = read_examples(directory / EXAMPLES, preprocessing)
+        return cls(classes=classes, preprocessing=preprocessing, examples=examples)
 
 
 def opened(runs: Path, name: str) -> Study:
@@ -92,7 +111,10 @@ def _readable(directory: Path) -> bool:
 
 def front_as_dict(study: Study) -> dict[str, Any]:
     """The front for programs: plain values, as `archsearch front --json` prints them."""
-    front, counts = study.front, study.counts()
+    front, counts, found = study.front, study.counts(), confirmations.read(study.directory)
+    confirmation = None if found is None else confirmations.to_dict(found)
+    contenders = confirmation["contenders"] if confirmation else []
+    told = {one["trial"]: {name: one[name] for name in ("summary", "verdict")} for one in contenders}
     return {
         "objectives": dict(front.objectives.directions),
         "reference_point": dict(front.reference_point),
@@ -106,9 +128,11 @@ def front_as_dict(study: Study) -> dict[str, Any]:
                 "costs": dict(record.costs),
                 "test_accuracy": record.test_accuracy,
                 "mlflow_run_id": record.mlflow_run_id,
+                "confirmed": told.get(record.number),
             }
             for record in front.members
         ],
+        "confirmation": confirmation,
     }
 
 
@@ -179,6 +203,8 @@ def _bounds(flag: str, given: Sequence[str], known: Mapping[str, float]) -> dict
 def write(study: Study, record: TrialRecord, folder: Path, *, patience_s: float = 0.0) -> None:
     """Write the model of a complete trial whose weights are kept as a model folder (see `search.model`).
 
+    Of a member of the front that was confirmed it is the training of median validation accuracy.
+
     Args:
         patience_s: how long to wait for a store of checkpoints that is away.
 
@@ -186,17 +212,55 @@ def write(study: Study, record: TrialRecord, folder: Path, *, patience_s: float 
         InputError: the search trains no models, the weights are gone, out of reach or damaged, or the folder holds
             something else.
     """
-    inputs, checkpoints = Inputs.read(study.directory), checkpoints_of(study.directory)
-    module = build(record.network, len(inputs.classes), inputs.preprocessing.in_chans)
-    with checkpoints.fetched(record.number, patience_s=patience_s) as checkpoint:
+    inputs, kept = Inputs.read(study.directory), _kept(study, record)
+    module = build(kept.network, len(inputs.classes), inputs.preprocessing.in_chans)
+    with kept.checkpoints.fetched(kept.number, patience_s=patience_s) as checkpoint:
         weights = finished(checkpoint)
         with file_faults(weights):
             if not (weights / WEIGHTS).is_file():
-                place = checkpoints.place(record.number)
+                place = kept.checkpoints.place(kept.number)
                 raise InputError(f"the weights of trial {record.number} are not in {place}: no {WEIGHTS} there")
         read_weights(module, weights / WEIGHTS)
     model = Model(
-        module=module, architecture=record.network, classes=inputs.classes, preprocessing=inputs.preprocessing
+        module=module,
+        architecture=kept.network,
+        classes=inputs.classes,
+        preprocessing=inputs.preprocessing,
+        examples=inputs.examples,
     )
-    tested = {} if record.test_accuracy is None else {"test accuracy": record.test_accuracy}
-    write_model(folder, model, {**record.values, **tested, **record.costs})
+    write_model(folder, model, kept.told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """Which training of a member is to be taken, and what is told of it."""
+
+    network: Architecture
+    checkpoints: Checkpoints
+    number: int
+    told: Mapping[str, float | str]
+
+
+def _kept(study: Study, record: TrialRecord) -> _Kept:
+    found = confirmations.read(study.directory)
+    one = None if found is None else found.of(record.number)
+    if found is None or one is None:
+        tested = {} if record.test_accuracy is None else {"test accuracy": record.test_accuracy}
+        told = {**record.values, **tested, **record.costs}
+        return _Kept(
+            network=record.network, checkpoints=checkpoints_of(study.directory), number=record.number, told=told
+        )
+    best = one.median
+    mine = {name: best.values[key] for name, key in _OWN.items() if key in best.values}
+    seeds = f"{len(one.retrainings)} trainings on {found.trained_on}"
+    means = {
+        f"{name}, mean of {seeds}": f"{span.mean:.6g} (95%: {span.low:.6g} to {span.high:.6g})"
+        for name, key in _OWN.items()
+        if len(one.retrainings) > 1 and (span := one.summary.get(key)) is not None
+    }
+    return _Kept(
+        network=best.network,
+        checkpoints=checkpoints_of(study.directory, confirmed=True),
+        number=best.number,
+        told={**mine, **means, **one.costs},
+    )

@@ -18,6 +18,8 @@ from rich.console import Console
 from search import results, samplers
 from search.checkpoints.checkpoints import checkpoints_of, settle
 from search.checkpoints.places import Places
+from search.confirm import Asked, confirmed, refuse
+from search.confirmation.record import Confirmation
 from search.evaluator import Evaluator, Metered, Tester
 from search.gate import Gate
 from search.live import Display
@@ -57,13 +59,18 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How a search ended; `front` holds complete trials only."""
+    """How a search ended; `front` holds complete trials only.
+
+    Attributes:
+        confirmation: of the front; None where none was asked for, or it was interrupted.
+    """
 
     name: str
     directory: Path
     ending: Ending
     front: Front
     counts: Mapping[State, int]
+    confirmation: Confirmation | None = None
 
 
 def run(
@@ -87,6 +94,7 @@ def run(
     checkpoints: str | None = None,
     tracking: str | None = None,
     artifacts: str | None = None,
+    confirm: Asked | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Result:
@@ -113,6 +121,7 @@ def run(
             None keeps what trainings leave in the search's own folder.
         tracking: MLflow's server, or a database for it; None is `mlflow.db` in `runs`.
         artifacts: where MLflow keeps pictures and models of new experiments: a path or a URL.
+        confirm: how to confirm the front once the search has ended by itself; None leaves that to `search.confirm`.
         resume: go on with the search of that name; it remembers the four places before, but no passwords.
         console: where to show progress; None shows nothing.
 
@@ -123,6 +132,8 @@ def run(
     say = partial(_note, console)
     budget = {"trials": trials, "hours": hours, "device_hours": device_hours}
     task = opened(space, evaluator=evaluator, allow_code=allow_code, **budget)
+    if confirm is not None:
+        refuse(task)
     directory = _directory(Path(runs), name or task.file.name, resume)
     if resume and earlier is not None:
         raise InputError(f"--from {earlier} is for a new search; {directory.name} goes on with what it began with")
@@ -162,9 +173,16 @@ def run(
                     say=say,
                 )
                 study.interrupt(study.overspent or "interrupted")
+            confirmation = None
             if over is not None:
                 _test(study, task.evaluator, resources, metering, console)
-                if task.dataset is not None:
+                if confirm is not None and study.front.members:
+                    confirmation = confirmed(
+                        study, task, confirm, resources=resources, metering=metering, console=console
+                    )
+                if confirmation is not None:
+                    keeper.confirmed(confirmation)
+                elif task.dataset is not None:
                     keeper.keep_models()
             keeper.close("KILLED" if over is None else "FINISHED")
             return Result(
@@ -173,6 +191,7 @@ def run(
                 ending=_ENDINGS[over],
                 front=study.front,
                 counts=study.counts(),
+                confirmation=confirmation,
             )
 
 
@@ -290,8 +309,7 @@ def _study(
             for record in study.records():
                 metering.foresight.learn(record.architecture, record.costs)
         if task.dataset is not None:
-            inputs = results.Inputs(classes=task.dataset.classes, preprocessing=task.dataset.preprocessing)
-            inputs.write(directory)
+            results.Inputs.of(task.dataset).write(directory)
         yield study, start
     except InputError:
         if not resume and not study.records():

@@ -226,15 +226,36 @@ class TimmEvaluator:
             raise InputError("the data have no test split: data.test_fraction is 0")
         return score(*self._predict(architecture, checkpoint, self._dataset.test)).accuracy
 
+    def judge(self, architecture: Architecture, checkpoint: Path, views: Mapping[str, Dataset]) -> dict[str, float]:
+        """As `test`, and how far off its confidence is, and its accuracy on corrupted test images.
+
+        Args:
+            views: of `search.data.corruptions.corrupted`, of the test split.
+
+        Returns:
+            test_accuracy, test_calibration_error and test_corruption_accuracy, the last with its parts.
+        """
+        model, device = self._trained(architecture, checkpoint)
+        batches = Batches(self._dataset, self._dataset.test, self._recipe.batch_size, device)
+        clean = score(*predict(model, batches))
+        found = {"accuracy": clean.accuracy, "calibration_error": clean.calibration_error}
+        found |= corruption_accuracy(model, views, self._recipe.batch_size, device)
+        return {f"test_{name}": value for name, value in found.items()}
+
     def predict_logits(self, architecture: Architecture, checkpoint: Path, indices: np.ndarray) -> Tensor:
         """float32 `[len(indices), num_classes]` on the CPU, for these images of the data set."""
         return self._predict(architecture, checkpoint, indices)[0].cpu()
 
     def _predict(self, architecture: Architecture, checkpoint: Path, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        model, device = self._trained(architecture, checkpoint)
+        return predict(model, Batches(self._dataset, indices, self._recipe.batch_size, device))
+
+    def _trained(self, architecture: Architecture, checkpoint: Path) -> tuple[nn.Module, torch.device]:
+        """With the weights that its training left."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = self._build(architecture)
         load_weights(model, finished(checkpoint))
-        return predict(model.to(device), Batches(self._dataset, indices, self._recipe.batch_size, device))
+        return model.to(device), device
 
     def _take(self, key: TrialKey, fidelity: int) -> Trainer | None:
         """The trainer in memory, where it is this trial's and not behind its checkpoint; any other is let go."""

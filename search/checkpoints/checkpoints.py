@@ -3,6 +3,8 @@
     NAME/trials/N/   by default, and so under a path on a file system that all nodes share: used where it lies
     URL/NAME/N/      in a store that fsspec knows, such as s3://bucket/prefix: a mirror of the worker's own copy
 
+and those of its confirmation in NAME/confirmed/N/ or URL/NAME/confirmed/N/.
+
 Knows directories, measurements and `search.checkpoints.mirror`, nothing of Ray or of what is trained.
 """
 
@@ -29,7 +31,7 @@ from search.evaluator import Measurement
 from search.gate import said
 from spaces import InputError
 
-TRIALS = "trials"
+TRIALS, CONFIRMED = "trials", "confirmed"
 AWAY_S = 120.0  # for how long a store may be away: longer than a server takes to restart
 LONGEST_PAUSE_S = 15.0
 
@@ -172,14 +174,16 @@ class Remote:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def checkpoints_of(directory: Path) -> Checkpoints:
-    """Of the search in a directory, wherever it keeps them.
+def checkpoints_of(directory: Path, *, confirmed: bool = False) -> Checkpoints:
+    """Of the search in a directory, wherever it keeps them; or of its confirmation.
 
     Raises:
         InputError: the store's package is not installed.
     """
     url = Places.read(directory).checkpoints
-    return Local(directory=directory.resolve() / TRIALS) if url is None else _under(url, directory.name)
+    if url is None:
+        return Local(directory=directory.resolve() / (CONFIRMED if confirmed else TRIALS))
+    return _under(url, f"{directory.name}/{CONFIRMED}" if confirmed else directory.name)
 
 
 def _under(url: str, name: str) -> Checkpoints:

@@ -12,6 +12,8 @@ from rich.text import Text
 from search import results
 from search.checkpoints.places import public
 from search.commands.options import RUNS, Name, Runs, Tracking
+from search.confirmation import store
+from search.confirmation.display import told
 from search.live import front_table
 from search.tracking.mlflow_store import reach
 from search.tracking.tracker import ui_command
@@ -31,6 +33,10 @@ def front(
     console = Console()
     console.print(front_table(found.front))
     counts = ", ".join(f"{number} {state}" for state, number in found.counts().items())
+    if (confirmed := store.read(found.directory)) is not None:
+        console.print()
+        for part in told(confirmed, found.objectives.names):
+            console.print(part)
     console.print(f"\nhypervolume {found.front.hypervolume:.6g}; trials: {counts}", highlight=False)
 
 

@@ -11,7 +11,20 @@ from rich.text import Text
 
 from search import run as searches
 from search.checkpoints.places import Places
-from search.commands.options import RUNS, AllowCode, Runs, Tracking
+from search.commands.options import (
+    RUNS,
+    Address,
+    AllowCode,
+    CpusPerTrial,
+    GpusPerTrial,
+    MemoryPerTrial,
+    Pool,
+    Runs,
+    RuntimeEnv,
+    Tracking,
+)
+from search.confirm import Asked
+from search.confirmation.display import told
 from search.live import front_table
 from search.record import State
 
@@ -44,17 +57,9 @@ def run(
             show_default=False,
         ),
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Ray cluster to use, as HOST:PORT or auto. Else this machine.", show_default=False),
-    ] = None,
-    gpus_per_trial: Annotated[
-        float | None,
-        typer.Option(help="GPUs of a trial, 0.5 lets two share one. Else 1 where there are any.", show_default=False),
-    ] = None,
-    cpus_per_trial: Annotated[
-        int | None, typer.Option(help="CPU cores, and threads, of a trial. Else 1.", show_default=False)
-    ] = None,
+    address: Address = None,
+    gpus_per_trial: GpusPerTrial = None,
+    cpus_per_trial: CpusPerTrial = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -63,24 +68,9 @@ def run(
             show_default=False,
         ),
     ] = None,
-    memory_per_trial: Annotated[
-        float | None, typer.Option(help="GiB of memory of a trial, as Ray counts it.", show_default=False)
-    ] = None,
-    pool: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What a trial gets, as gpu=1,cpu=4 or cpu=8,memory=16 (GiB); may be given often, the preferred first.",
-            show_default=False,
-        ),
-    ] = None,
-    runtime_env: Annotated[
-        Path | None,
-        typer.Option(
-            help="Ray's runtime environment for the workers (YAML or JSON): packages, variables, working_dir, ...",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
+    memory_per_trial: MemoryPerTrial = None,
+    pool: Pool = None,
+    runtime_env: RuntimeEnv = None,
     checkpoints: Annotated[
         str | None,
         typer.Option(
@@ -94,6 +84,10 @@ def run(
         typer.Option(help="Where MLflow keeps pictures and models of new experiments: a path or URL.", metavar="URI"),
     ] = None,
     allow_code: AllowCode = False,
+    confirm: Annotated[
+        bool,
+        typer.Option("--confirm", help="Train the front again with five seeds and test it, as `archsearch confirm`."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search of that name where it stands.")
     ] = False,
@@ -122,6 +116,7 @@ def run(
         checkpoints=checkpoints,
         tracking=tracking,
         artifacts=artifacts,
+        confirm=Asked() if confirm else None,
         resume=resume,
         console=console,
     )
@@ -140,6 +135,13 @@ def run(
     if not result.front.members:
         console.print("No feasible trial ran to its end, so there is no front.", style="bold red")
         raise typer.Exit(1)
+    if result.confirmation is not None:
+        for part in told(result.confirmation, result.front.objectives.names):
+            console.print(part)
+    elif confirm:
+        again = f"archsearch confirm {result.name}{where}"
+        console.print(Text(f"The front is there; confirming it was interrupted. To go on:\n  {again}"))
+        raise typer.Exit(130)
     best = result.front.members[0].network.id
     found = Places.read(result.directory).tracking
     mlflow = where if found is None else f"{where} --tracking {shlex.quote(found)}"

@@ -30,11 +30,18 @@ class Retraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean over seeds and, where there are two or more, where it lies with a confidence of 95% (Student's t)."""
+    """A mean over seeds and, where there are two or more, where it lies with a confidence of 95% (Student's t).
+
+    Of one seed all three are the same, as nothing is known of how far it is off.
+    """
 
     mean: float
     low: float
     high: float
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +51,7 @@ class Contender:
     Attributes:
         trial: number of the member's trial; None for an unmodified backbone.
         costs: by name, of the network that the median seed left; with its measured latency.
-        retrainings: in order of seeds.
+        retrainings: in order of seeds; one at least.
         summary: by name of a value.
         verdict: what the test data say of it beside the others, in one sentence.
     """
@@ -57,11 +64,25 @@ class Contender:
     verdict: str
 
     @property
+    def unmodified(self) -> bool:
+        """Whether it is a backbone as timm has it, on the front or not."""
+        return not self.architecture.canonical.choices
+
+    @property
     def median(self) -> Retraining:
         """The training of median validation accuracy, of two in the middle the lower; the first where none is known."""
         ranked = sorted(self.retrainings, key=lambda training: training.values.get("val_accuracy", 0.0))
         known = all("val_accuracy" in training.values for training in self.retrainings)
         return ranked[(len(ranked) - 1) // 2] if known else self.retrainings[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A training that gave no values; of the same architecture and seed it would fail again."""
+
+    architecture: Architecture
+    seed: int
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +92,10 @@ class Confirmation:
         trained_on: `train`, or `train+val`.
         images: in the test split.
         margin: of accuracy; members whose difference surely is within it count as equal.
-        contenders: members first, in the order of the front; then backbones.
+        contenders: members first, in the order of the front; then backbones. Those that have failed with every seed
+            are not among them.
+        gain: what the search has won over the unmodified backbones, in one sentence.
+        failures: of any contender.
     """
 
     trained_on: str
@@ -79,6 +103,8 @@ class Confirmation:
     images: int
     margin: float
     contenders: tuple[Contender, ...]
+    gain: str = ""
+    failures: tuple[Failure, ...] = ()
 
     def of(self, trial: int) -> Contender | None:
         """The member of that trial."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from search.costs.clock import DTYPES, Timed
 from spaces import InputError
@@ -61,17 +62,34 @@ def onnxruntime(model: nn.Module, images: Tensor, threads: int) -> Run:
     Raises:
         InputError: the extra is not installed, or its build of ONNX Runtime has no GPUs.
     """
-    ort, provider = _installed(), _PROVIDERS[images.device.type]
-    if provider not in ort.get_available_providers():
+    if _PROVIDERS[images.device.type] not in installed().get_available_providers():
         raise InputError("runtime onnxruntime on cuda needs the package onnxruntime-gpu in the place of onnxruntime")
+    program = to_onnx(_copy(model, images.cpu()), (images.cpu(),))
+    return session_run(program.SerializeToString(), images, threads)
+
+
+def to_onnx(model: nn.Module | ExportedProgram, args: tuple[Tensor, ...] = (), **settings: Any) -> Any:
+    """The onnx.ModelProto of a network; `settings` as those of `torch.onnx.export`.
+
+    Raises:
+        InputError: the extra is not installed.
+        RuntimeError: torch has no ONNX for an operator of it.
+    """
+    installed()
     try:
         with _silence():
-            program: Any = torch.onnx.export(_copy(model, images.cpu()), (images.cpu(),), dynamo=True, verbose=False)
+            program: Any = torch.onnx.export(model, args, dynamo=True, verbose=False, **settings)
     except torch.onnx.OnnxExporterError as error:
         raise RuntimeError(f"no export to ONNX: {error.__cause__ or error}") from error
+    return program.model_proto
+
+
+def session_run(program: bytes, images: Tensor, threads: int) -> Run:
+    """What runs an ONNX program, of one input and one output, on these images, where they are."""
+    ort, provider = installed(), _PROVIDERS[images.device.type]
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = ort.InferenceSession(program.model_proto.SerializeToString(), options, providers=[provider])
+    session = ort.InferenceSession(program, options, providers=[provider])
     binding = session.io_binding()
     given = ort.OrtValue.ortvalue_from_numpy(images.cpu().numpy(), images.device.type, images.device.index or 0)
     binding.bind_ortvalue_input(session.get_inputs()[0].name, given)
@@ -114,11 +132,12 @@ def _copy(model: nn.Module, images: Tensor) -> nn.Module:
     return copy.deepcopy(model).eval().requires_grad_(False).to(images.device, images.dtype)
 
 
-def _installed() -> ModuleType:
+def installed() -> ModuleType:
+    """onnxruntime; InputError where the extra `onnx` is not installed."""
     try:
         return [importlib.import_module(package) for package in _EXTRA][-1]
     except ImportError as error:
-        raise InputError(f"runtime onnxruntime needs {error.name}: pip install 'archsearch[onnx]'") from None
+        raise InputError(f"ONNX needs {error.name}: pip install 'archsearch[onnx]'") from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Validation images as they may come in use: five of the common corruptions of 1903.12261, at severities from 1 to 5.
+"""Images as they may come in use: five of the common corruptions of 1903.12261, at severities from 1 to 5.
 
 How strong a severity is comes from the authors' scripts (github.com/hendrycks/robustness, ImageNet-C/create_c):
 make_cifar_c.py for images of 32 pixels, make_tinyimagenet_c.py for 64 and make_imagenet_c.py for 224. Blur is counted
@@ -9,6 +9,7 @@ nothing of models.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from search.data.seeds import seed_of
 from spaces.schema.costs import CorruptionKind
 
 Strengths = Mapping[CorruptionKind, tuple[float, float, float, float, float]]
+Split = Literal["val", "test"]
+SPLITS: Mapping[Split, str] = {"val": "validation", "test": "test"}
 
 TABLES: Mapping[int, Strengths] = {
     32: {
@@ -54,8 +57,10 @@ _TRUNCATE = 4  # deviations at which the authors' blur (scikit-image's) ends
 _CHUNK = 64  # images at once: as floats they take four times the memory
 
 
-def corrupted(dataset: Dataset, kinds: Iterable[CorruptionKind], severities: Sequence[int]) -> Mapping[str, Dataset]:
-    """The validation images, cropped as for inference and then corrupted: `jpeg_3` and so on, each a data set.
+def corrupted(
+    dataset: Dataset, kinds: Iterable[CorruptionKind], severities: Sequence[int], *, split: Split = "val"
+) -> Mapping[str, Dataset]:
+    """The images of a split, cropped as for inference and then corrupted: `jpeg_3` and so on, each a data set.
 
     All their images are validation images, in the order of `dataset`. Each takes as many bytes as these images have
     pixels and channels; as plain arrays they are, like `dataset`, shared between processes at no cost. What an image
@@ -65,12 +70,13 @@ def corrupted(dataset: Dataset, kinds: Iterable[CorruptionKind], severities: Seq
         InputError: all of them together take more than half of this machine's memory.
     """
     wanted = [(kind, severity) for kind in kinds for severity in severities]
-    side, count = dataset.image_size, len(dataset.val)
+    indices = {"val": dataset.val, "test": dataset.test}[split]
+    side, count = dataset.image_size, len(indices)
     refuse_too_big(
         len(wanted) * count * side * side * dataset.in_chans,
-        f"{count} validation images of {side}x{side} pixels in {len(wanted)} corruptions (kinds x severities)",
+        f"{count} {SPLITS[split]} images of {side}x{side} pixels in {len(wanted)} corruptions (kinds x severities)",
     )
-    return {f"{kind}_{severity}": _view(dataset, kind, severity) for kind, severity in wanted}
+    return {f"{kind}_{severity}": _view(dataset, indices, kind, severity) for kind, severity in wanted}
 
 
 def corrupt(images: Tensor, indices: Sequence[int], kind: CorruptionKind, severity: int) -> Tensor:
@@ -89,8 +95,8 @@ def corrupt(images: Tensor, indices: Sequence[int], kind: CorruptionKind, severi
     return changed
 
 
-def _view(dataset: Dataset, kind: CorruptionKind, severity: int) -> Dataset:
-    preprocessing, indices = dataset.preprocessing, dataset.val
+def _view(dataset: Dataset, indices: np.ndarray, kind: CorruptionKind, severity: int) -> Dataset:
+    preprocessing = dataset.preprocessing
     side = preprocessing.image_size
     images = np.empty((len(indices), side, side, dataset.in_chans), np.uint8)
     for start in range(0, len(indices), _CHUNK):

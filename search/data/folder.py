@@ -32,7 +32,7 @@ def open_folder(data: Data) -> Pictures:
         headers = list(pool.map(_header, files))
 
     def read(index: int) -> Image.Image:
-        return _load(files[index])
+        return open_picture(files[index])
 
     return Pictures(
         read=read,
@@ -90,10 +90,15 @@ def _pictures(folder: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
     for path in _folders(folder):
         if path.name not in classes:
             raise InputError(f"{folder}: {unknown('class', path.name, classes)}")
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS and file.is_file())
+        found = pictures_in(path)
         if not found:
             raise InputError(f"{path}: no picture in this class folder (looked for {', '.join(IMG_EXTENSIONS)})")
         yield from ((file, classes.index(path.name)) for file in found)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """At any depth and sorted; told by their names."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS and file.is_file())
 
 
 def _open(path: Path) -> Image.Image:
@@ -114,7 +119,8 @@ def _header(path: Path) -> tuple[int, bool]:
         return min(image.size), image.mode in ("1", "L")
 
 
-def _load(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """InputError: too large, or not a picture of a common format that can be read."""
     with _open(path) as image:
         try:
             image.load()

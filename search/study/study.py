@@ -131,6 +131,10 @@ class Study:
         """What was decided to come to the architecture of a trial."""
         return self._dialogue.answers(number)
 
+    def decided(self) -> list[FrozenTrial]:
+        """What was decided in every trial, and among what, by number: as Optuna holds it; not to be changed."""
+        return self._dialogue.trials()
+
     # Starting from what is known
 
     def inherit(self, earlier: TrialRecord, answers: Answers, origin: str) -> TrialRecord:

@@ -3,19 +3,26 @@
 An observer of the study. Knows the Tracker port, nothing of MLflow or Ray.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from typing import final
 
 from search import results
 from search.checkpoints.checkpoints import AWAY_S, OutOfReach, checkpoints_of
+from search.confirmation.record import Confirmation
+from search.confirmation.store import read as confirmation_of
 from search.record import State, TrialRecord
+from search.report.story import Importance, Story
+from search.study.importance import importance
 from search.study.study import Study
 from search.tracking.outbox import Outbox
+from search.tracking.pace import Pace
 from search.tracking.tracker import Status, Tracker
 from search.training import STRENGTHS, load_strengths
 from spaces import InputError
 
 MODELS = "models"
+IMPORTANCE_EVERY_S = 15.0
 
 
 @final
@@ -25,12 +32,13 @@ class Keeper:
     def __init__(self, study: Study, tracker: Tracker):
         self._study, self._tracker = study, tracker
         self._front: tuple[TrialRecord, ...] = study.front.members
+        self._unnamed: dict[int, TrialRecord] = {}  # of which it is not known yet in which run they are
+        self._confirmation = confirmation_of(study.directory)
+        self._importance: Importance = {}
+        self._pace = Pace(IMPORTANCE_EVERY_S)
         self._checkpoints = checkpoints_of(study.directory)
         self._outbox = Outbox("the store of checkpoints", lambda: None)
         tracker.reconcile(study.records())
-        for record in study.records():
-            if record.mlflow_run_id is None:  # taken over from another search, or not sent before a crash
-                self._log(record)
         self._outbox.do("left", self._drop_left)
 
     def started(self, record: TrialRecord) -> None:
@@ -48,7 +56,20 @@ class Keeper:
             if beaten != {member.number for member in self._study.front.members}:
                 self._outbox.do(("beaten by", record.number), partial(self._drop, beaten))
             self._front = self._study.front.members
-            self._tracker.front(self._study.records(), self._study.front)
+            self._tracker.front(self._story())
+
+    def _story(self, *, last: bool = False) -> Story:
+        """The search so far. What others may not ask of a study meanwhile, from another thread, is asked here."""
+        if last or self._pace.due:
+            with self._pace.timed():
+                self._importance = importance(self._study)
+        return Story(
+            name=self._study.directory.name,
+            records=self._study.records(),
+            front=self._study.front,
+            importance=partial(dict, self._importance),
+            confirmation=self._confirmation,
+        )
 
     def _take(self, record: TrialRecord) -> None:
         """Takes from a trial that has ended what is to be kept elsewhere."""
@@ -72,22 +93,37 @@ class Keeper:
         self._drop(self._checkpoints.held() & {r.number for r in self._study.records() if r.state.counts})
 
     def _log(self, record: TrialRecord) -> None:
-        run_id = self._tracker.log(record)
-        if run_id is not None and run_id != record.mlflow_run_id:
-            self._study.annotate(record.number, mlflow_run_id=run_id)
+        self._tracker.log(record)
+        if record.mlflow_run_id is None:
+            self._unnamed[record.number] = record
+        self._name(list(self._unnamed.values()))
+
+    def _name(self, records: Iterable[TrialRecord]) -> None:
+        """Writes down in which runs these trials are to be found, as far as that is known."""
+        for record in records:
+            run_id = self._tracker.run_of(record.number)
+            if run_id is not None:
+                self._unnamed.pop(record.number, None)
+                if run_id != record.mlflow_run_id:
+                    self._study.annotate(record.number, mlflow_run_id=run_id)
 
     def keep_models(self) -> None:
         """Writes the models of the front down and gives them to MLflow."""
+        self._tracker.front(self._story())
         for record in self._study.front.members:
             folder = self._study.directory / MODELS / record.network.id
             results.write(self._study, record, folder, patience_s=AWAY_S)
             self._log(record)
             self._tracker.log_model(record, folder)
 
+    def confirmed(self, confirmation: Confirmation) -> None:
+        """Tells what a confirmation has found, once it is kept, and gives MLflow the models that it has trained."""
+        self._confirmation = confirmation
+        self._tracker.confirmed(confirmation)
+        self.keep_models()
+
     def close(self, status: Status) -> None:
-        self._tracker.front(self._study.records(), self._study.front)
+        self._tracker.front(self._story(last=True))
         self._outbox.flush(AWAY_S)
         self._tracker.finish(status)
-        for record in self._study.records():  # of those that ended while the tracker was away
-            if record.mlflow_run_id is None:
-                self._log(record)
+        self._name(self._study.records())

@@ -1,21 +1,25 @@
-"""Outbox: work for a service that may be away, kept until it is back, without holding up whoever gives it.
+"""Outbox: work for a service that may be away, kept until it is back. Courier: one with a thread of its own.
 
-Knows nothing of the service or of the work, which is any callable that may be repeated.
+Neither holds up whoever gives the work. They know nothing of the service or of the work, which is any callable that
+may be repeated.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Hashable
 from typing import final
 
 logger = logging.getLogger(__name__)
 
-MAX_PAUSE_S = 60.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+LOOK_S = 0.1  # how often a flush looks whether anything is done
+MISSING = "%s: %d things are still missing there"
 
 
 @final
 class Outbox:
-    """Does what it is given at once; where that fails, tries again later, with pauses from 1 s to MAX_PAUSE_S.
+    """Does what it is given at once; where that fails, again after pauses of FIRST_PAUSE_S to MAX_PAUSE_S.
 
     A failure never reaches the caller: it is logged as a warning, once until the service is back.
 
@@ -28,17 +32,31 @@ class Outbox:
         self._service, self._recover = service, recover
         self._waiting: dict[Hashable, Callable[[], None]] = {}
         self._pause_s, self._retry_at = 0.0, 0.0
+        self.done = 0  # how much work has been done
 
     @property
     def waiting(self) -> int:
         """How much work is still to be done."""
         return len(self._waiting)
 
+    @property
+    def pause_s(self) -> float:
+        """How long until what is waiting may be tried again."""
+        return max(0.0, self._retry_at - time.monotonic())
+
+    def hurry(self) -> None:
+        """Try again soon, and from then on with pauses as after a first failure."""
+        self._pause_s, self._retry_at = min(self._pause_s, FIRST_PAUSE_S), 0.0
+
     def do(self, key: Hashable, work: Callable[[], None]) -> None:
         """Do `work` now or as soon as that is possible; newer work of the same key replaces older."""
         self._waiting.pop(key, None)
         self._waiting[key] = work
-        if time.monotonic() >= self._retry_at:
+        self.retry()
+
+    def retry(self) -> None:
+        """Do what is waiting, unless a failure was just now."""
+        if not self.pause_s:
             self._try_all()
 
     def flush(self, patience_s: float) -> bool:
@@ -46,10 +64,10 @@ class Outbox:
         end = time.monotonic() + patience_s
         self._try_all()
         while self._waiting and self._retry_at < end:
-            time.sleep(max(0.0, self._retry_at - time.monotonic()))
+            time.sleep(self.pause_s)
             self._try_all()
         if self._waiting:
-            logger.warning("%s: %d things are still missing there", self._service, len(self._waiting))
+            logger.warning(MISSING, self._service, len(self._waiting))
         return not self._waiting
 
     def _try_all(self) -> None:
@@ -77,6 +95,7 @@ class Outbox:
                 errors.append(error)
             else:
                 del self._waiting[key]
+                self.done += 1
             if len(errors) == 2:
                 break
         return errors
@@ -85,8 +104,79 @@ class Outbox:
         if not self._pause_s:
             logger.warning("%s failed: %s; what is missing there waits", self._service, first_line(error))
             logger.debug("what failed", exc_info=error)
-        self._pause_s = min(2 * self._pause_s or 1.0, MAX_PAUSE_S)
+        self._pause_s = min(2 * self._pause_s or FIRST_PAUSE_S, MAX_PAUSE_S)
         self._retry_at = time.monotonic() + self._pause_s
+
+
+@final
+class Courier:
+    """An outbox whose work a thread does, in order; newer work of a key takes the place of what has not begun.
+
+    So whoever gives the work never waits, a busy service gets less and larger work, and no more is kept than there are
+    keys. The thread lives while there is work, and is no reason for the process to live on.
+
+    Args:
+        service, recover: see `Outbox`; `recover` and the work run in the thread.
+    """
+
+    def __init__(self, service: str, recover: Callable[[], None]):
+        self._service, self._outbox = service, Outbox(service, recover)
+        self._given: dict[Hashable, Callable[[], None]] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._hurried = self._given_up = False
+
+    def do(self, key: Hashable, work: Callable[[], None]) -> None:
+        """Have `work` done as soon as that is possible."""
+        with self._changed:
+            self._given[key] = work
+            self._wake()
+
+    def flush(self, patience_s: float) -> bool:
+        """Wait until all is done, or nothing was for `patience_s`; whether all is done."""
+        with self._changed:
+            self._hurried = True
+            self._wake()
+            done, since = self._outbox.done, time.monotonic()
+            while self._thread is not None and time.monotonic() < since + patience_s:
+                self._changed.wait(LOOK_S)
+                if self._outbox.done != done:
+                    done, since = self._outbox.done, time.monotonic()
+            self._hurried, self._given_up = False, self._thread is not None
+            self._changed.notify_all()
+            missing = len(self._given) + self._outbox.waiting
+        if missing:
+            logger.warning(MISSING, self._service, missing)
+        return not missing
+
+    def _wake(self) -> None:
+        self._given_up = False
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"to {self._service}", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (next_ones := self._next()) is not None:
+            for key, work in next_ones.items():
+                self._outbox.do(key, work)
+            if not next_ones:
+                self._outbox.retry()
+
+    def _next(self) -> dict[Hashable, Callable[[], None]] | None:
+        """The oldest of what was given, if any; None, and the thread's end, where nothing is left to do."""
+        with self._changed:
+            while self._outbox.pause_s and not self._given_up:
+                if self._hurried:
+                    self._hurried = False
+                    self._outbox.hurry()
+                else:
+                    self._changed.wait(self._outbox.pause_s)
+            if self._given_up or not (self._given or self._outbox.waiting):
+                self._thread = None
+                self._changed.notify_all()
+                return None
+            return {key: self._given.pop(key) for key in list(self._given)[:1]}
 
 
 def first_line(error: Exception) -> str:

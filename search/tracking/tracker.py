@@ -17,7 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+from search.confirmation.record import Confirmation
 from search.record import Front, State, TrialRecord
+from search.report.story import Story
 from search.tracking.strengths import Strengths
 from spaces import Architecture, SpaceError
 
@@ -31,6 +33,7 @@ STATUS: Mapping[State, Status] = {
     State.INFEASIBLE: "KILLED",  # nothing was trained
     State.DUPLICATE: "KILLED",
 }
+STORE = "mlflow.db"  # in a folder of searches
 SENT = "archsearch.sent"  # tag of a trial: fidelity@milliseconds of the last measurement that is there
 MODEL_NEEDS = ("archsearch", "torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
 SEARCH_NEEDS = (*MODEL_NEEDS, "ray", "optuna", "mlflow")
@@ -46,7 +49,7 @@ class Tracker(Protocol):
             space: name of the space.
             search: name of the search.
             key: of letters, digits, `-` and `_`; no other search has it, and a resumed one keeps it.
-            text: the space file.
+            text: the space file; empty where that is told already.
             params: settings worth comparing between searches, nested or not.
 
         Raises:
@@ -54,15 +57,19 @@ class Tracker(Protocol):
         """
         ...
 
-    def log(self, record: TrialRecord) -> str | None:
-        """Show a trial as it stands now; the id of its run, None while that is not known."""
+    def log(self, record: TrialRecord) -> None:
+        """Show a trial as it stands now."""
+        ...
+
+    def run_of(self, number: int) -> str | None:
+        """The id of the run of a trial; None while that is not known."""
         ...
 
     def reconcile(self, records: Iterable[TrialRecord]) -> None:
         """Show just these trials, whatever a crash has left behind; to be called after `start`."""
         ...
 
-    def front(self, records: Sequence[TrialRecord], front: Front) -> None:
+    def front(self, story: Story) -> None:
         """Show the front, and how far the search has come."""
         ...
 
@@ -71,7 +78,14 @@ class Tracker(Protocol):
         ...
 
     def log_model(self, record: TrialRecord, folder: Path) -> None:
-        """Keep a model folder (see search.model) with its trial; it must stay until `finish` returns."""
+        """Keep a model folder (see search.model) with its trial; it must stay until `finish` returns.
+
+        Where the last story has a confirmation of the trial, the weights are those of its median seed.
+        """
+        ...
+
+    def confirmed(self, confirmation: Confirmation) -> None:
+        """Show what a confirmation has found, with the trials and with the unmodified backbones."""
         ...
 
     def finish(self, status: Status) -> None:
@@ -81,7 +95,7 @@ class Tracker(Protocol):
 
 def store_of(runs: Path) -> str:
     """MLflow's own store in a folder of searches, as a tracking URI."""
-    return f"sqlite:///{runs.resolve() / 'mlflow.db'}"
+    return f"sqlite:///{runs.resolve() / STORE}"
 
 
 def artifacts_of(runs: Path) -> Path:

@@ -99,7 +99,7 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
 def corruption_accuracy(
     model: nn.Module, views: Mapping[str, Dataset], batch_size: int, device: torch.device
 ) -> dict[str, float]:
-    """Accuracy in [0, 1] on the validation images of each view: `accuracy_jpeg_3` and so on, for the view `jpeg_3`.
+    """Accuracy in [0, 1] on the images of each view: `accuracy_jpeg_3` and so on, for the view `jpeg_3`.
 
     And `corruption_accuracy`, their mean.
 

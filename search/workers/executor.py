@@ -7,7 +7,7 @@ remembers is thrown away.
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ def execute(
     """
     if study.remaining == 0:
         return Idle.BUDGET
-    with cluster(address), environment(QUIET), silence(), _interruption() as interrupted:
-        share = _share(resources, meter)
+    with cluster(address), environment(QUIET), silence(), interruption() as interrupted:
+        share = share_of(resources, meter)
         proposals = Proposals(study, share, interrupted, say)
         held = {"evaluator": evaluator, "checkpoints": checkpoints_of(study.directory)}
         with tempfile.TemporaryDirectory(prefix="archsearch-") as scratch:
@@ -94,9 +94,16 @@ def execute(
         return proposals.over
 
 
-def _share(resources: Resources, meter: ClusterMeter | None) -> Share:
+def share_of(resources: Resources, meter: ClusterMeter | None) -> Share:
     """What is for trials, beside a meter."""
     return Share.of(resources) if meter is None else Share.of(resources, meter.claim)
+
+
+def options(needs: Mapping[str, float]) -> dict[str, Any]:
+    """What a pool is, as Ray's options of a task."""
+    others = {name: need for name, need in needs.items() if name not in ("CPU", "GPU", "memory")}
+    memory = needs.get("memory")
+    return {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0.0), "memory": memory, "resources": others}
 
 
 def _ours(error: Exception, study: Study, scratch: str) -> Exception:
@@ -125,14 +132,11 @@ def test_front(
     Returns:
         The test accuracy by trial number; and the reasons, for those that could not be tested.
     """
-    share = _share(resources, meter)
+    share = share_of(resources, meter)
     held, roomy = ray.put(evaluator), [pool for pool, most in zip(share.pools, share.room(), strict=True) if most]
-    needs = dict((roomy or share.pools)[0])
-    cpus, gpus, memory = needs.pop("CPU"), needs.pop("GPU", 0.0), needs.pop("memory", None)
-    test = ray.remote(_test).options(
-        num_cpus=cpus, num_gpus=gpus, memory=memory, resources=needs, max_retries=DEATHS - 1
-    )
-    pending = {r.number: test.remote(held, r.network, r.number, checkpoints, cpus) for r in records}
+    needs = (roomy or share.pools)[0]
+    test = ray.remote(_test).options(**options(needs), max_retries=DEATHS - 1)
+    pending = {r.number: test.remote(held, r.network, r.number, checkpoints, needs["CPU"]) for r in records}
     accuracies, faults = {}, {}
     for number, result in pending.items():
         try:
@@ -177,7 +181,7 @@ def _name(trial: Trial) -> str:
 
 
 @contextmanager
-def _interruption() -> Iterator[threading.Event]:
+def interruption() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets; the second has its usual effect. Without effect outside the main thread."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from search.pareto import Objectives, hypervolume, non_dominated, ranks, spread_order
+from search.pareto import Objectives, hypervolume, knee, non_dominated, ranks, spread_order
 
 OBJECTIVES = Objectives(directions={"accuracy": "maximize", "macs": "minimize"})
 
@@ -145,3 +145,38 @@ def test_every_prefix_of_the_spread_covers_all_points_as_well_as_its_own_gaps(gi
         covers = max(np.linalg.norm(net - point, axis=1).min() for point in scaled)
         gaps = min(np.linalg.norm(a - b) for a, b in itertools.combinations(net, 2))
         assert covers <= gaps + 1e-9
+
+
+def test_the_knee_of_an_arc_is_its_middle():
+    angles = np.linspace(0, np.pi / 2, 9)
+    arc = 1 - np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert knee(arc) == 4
+    assert knee(arc[::-1] * [1e9, 1e-3] + [5.0, -7.0]) == 4  # whatever the units
+
+
+@pytest.mark.parametrize(
+    ("front", "expected"),
+    [
+        ([[0, 1], [0.2, 0.3], [0.5, 0.2], [1, 0]], 1),  # distances 0, 0.5, 0.3, 0 (times the square root of a half)
+        ([[0, 1], [0.1, 0.95], [0.95, 0.1], [1, 0]], 0),  # it bends outwards: the extremes are nearest to the ideal
+        ([[0, 1, 1], [1, 0, 1], [1, 1, 0], [0.2, 0.7, 0.9], [0.5, 0.5, 0.5]], 4),
+        ([[0, 2, 4], [0, 2, 4]], 0),
+        ([[0, 0, 3], [1, 1, 0.5], [2, 4, 0]], 1),  # one point is best twice: no plane
+        ([[3.0]], 0),
+    ],
+)
+def test_the_knee_is_farthest_from_the_plane_through_the_extremes(front, expected):
+    assert knee(front) == expected
+
+
+@given(points(dimensions=(2, 3)).filter(len))
+def test_the_knee_is_the_same_in_any_order(given_points):
+    front = np.unique(given_points[non_dominated(given_points)], axis=0)
+    turned = front[::-1]
+    assert 0 <= knee(front) < len(front)
+    if front.shape[1] == 2 and len(front) > 2:
+        assert np.isclose(scaled(front)[knee(front)].sum(), scaled(turned)[knee(turned)].sum())
+
+
+def scaled(front):
+    return (front - front.min(axis=0)) / np.ptp(front, axis=0)

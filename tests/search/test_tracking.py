@@ -25,11 +25,14 @@ from tests.search.told import (
     architecture,
     client,
     content,
+    logged,
     open_tracker,
+    reconciled,
     record,
     rows,
     search,
     start,
+    story,
     trials,
     write_some_model,
 )
@@ -41,7 +44,7 @@ def test_a_search_is_a_parent_run_with_one_nested_run_a_trial(tmp_path: Path) ->
     states = [*(state for state in State if state is not State.PAUSED), State.COMPLETE, State.PAUSED]
     tracker = MlflowTracker.of(tmp_path)
     parent = start(tracker)
-    ids = [tracker.log(record(number, state, epochs=4)) for number, state in enumerate(states)]
+    ids = logged(tracker, *(record(number, state, epochs=4) for number, state in enumerate(states)))
     store = client(tmp_path)
     run = store.get_run(parent)
     assert run.info.run_name == "digits-2"
@@ -74,8 +77,7 @@ def test_a_search_is_a_parent_run_with_one_nested_run_a_trial(tmp_path: Path) ->
 def test_a_person_can_filter_trials(tmp_path: Path) -> None:
     tracker = open_tracker(tmp_path)
     vit = Architecture(backbone="vit_tiny_patch16_224", kwargs={"img_size": 32, "patch_size": 8, "depth": 2})
-    ids = [tracker.log(record(number)) for number in range(3)]
-    ids.append(tracker.log(dataclasses.replace(record(3), architecture=vit)))
+    ids = logged(tracker, *map(record, range(3)), dataclasses.replace(record(3), architecture=vit))
     for query, expected in {
         "tags.on_front = 'true'": [],
         "tags.backbone = 'vit_tiny_patch16_224'": [3],
@@ -89,38 +91,34 @@ def test_a_person_can_filter_trials(tmp_path: Path) -> None:
 def test_logging_again_adds_no_row(tmp_path: Path) -> None:
     tracker = open_tracker(tmp_path)
     steps = [record(0, State.RUNNING, epochs) for epochs in (0, 1, 3, 5)] + [record(0), record(1, State.STOPPED, 3)]
-    for step in steps:
-        tracker.log(step)
+    logged(tracker, *steps)
     once, seen = rows(tmp_path), content(client(tmp_path))
-    for step in steps:
-        tracker.log(step)
-    open_tracker(tmp_path).reconcile([record(0), record(1, State.STOPPED, 3)])
+    logged(tracker, *steps)
+    reconciled(tmp_path, [record(0), record(1, State.STOPPED, 3)])
     assert rows(tmp_path) == once
     with sqlite3.connect(tmp_path / "mlflow.db") as database:  # killed between the metrics and the tags
         database.execute("delete from tags where key = ?", (SENT,))
-    open_tracker(tmp_path).reconcile([record(0), record(1, State.STOPPED, 3)])
+    reconciled(tmp_path, [record(0), record(1, State.STOPPED, 3)])
     assert rows(tmp_path) == once
     assert content(client(tmp_path)) == seen
 
 
 def test_a_resume_repairs_whatever_a_crash_has_left(tmp_path: Path) -> None:
     whole = [record(number) for number in range(5)] + [record(5, State.INFEASIBLE), record(6, State.RUNNING, 4)]
-    open_tracker(tmp_path / "right").reconcile(whole)
+    reconciled(tmp_path / "right", whole)
     tracker = open_tracker(tmp_path / "crashed")
-    tracker.log(record(0))
-    tracker.log(record(1, State.RUNNING, 5))
-    tracker.log(dataclasses.replace(record(2, State.RUNNING, 3), architecture=architecture(8)))  # lost, asked anew
-    tracker.log(record(3, State.RUNNING, 0))
-    tracker.log(record(9))  # the study has never heard of it
+    lost = dataclasses.replace(record(2, State.RUNNING, 3), architecture=architecture(8))  # and asked anew
+    unheard_of = record(9)
+    running = [record(1, State.RUNNING, 5), record(3, State.RUNNING, 0)]
+    logged(tracker, record(0), *running, lost, unheard_of)
     store = client(tmp_path / "crashed")
     empty = store.create_run(
         store.get_experiment_by_name("digits").experiment_id,  # killed right after a run was made
         int(1000 * whole[4].started),
         {**trials(client(tmp_path / "right"))[4].data.tags, "mlflow.parentRunId": start(tracker), SENT: "-1@0"},
     )
-    tracker = open_tracker(tmp_path / "crashed")
-    tracker.reconcile(whole)
-    assert tracker.log(whole[4]) == empty.info.run_id
+    tracker = reconciled(tmp_path / "crashed", whole)
+    assert logged(tracker, whole[4]) == [empty.info.run_id]
     assert content(store) == content(client(tmp_path / "right"))
 
 
@@ -132,7 +130,7 @@ def test_a_resume_finds_its_own_run_and_no_other(tmp_path: Path) -> None:
     assert client(tmp_path).get_run(parent).info.status == "KILLED"
     other = MlflowTracker.of(tmp_path)
     assert start(other, key="k2") != parent
-    assert other.log(record(0)) != tracker.log(record(0))
+    assert logged(other, record(0)) != logged(tracker, record(0))
     again = MlflowTracker.of(tmp_path)
     assert start(again, trials=32) == parent
     run = client(tmp_path).get_run(parent)
@@ -146,9 +144,9 @@ def test_what_still_runs_is_closed_and_opened_again(tmp_path: Path) -> None:
     tracker.finish("KILLED")
     assert [(run.info.status, run.data.tags["status"]) for run in trials(client(tmp_path))] == [("KILLED", "running")]
     tracker = open_tracker(tmp_path)
-    tracker.log(record(0, State.RUNNING, 5))
+    logged(tracker, record(0, State.RUNNING, 5))
     assert [run.info.status for run in trials(client(tmp_path))] == ["RUNNING"]
-    tracker.log(record(0))
+    logged(tracker, record(0))
     assert [run.info.status for run in trials(client(tmp_path))] == ["FINISHED"]
 
 
@@ -156,8 +154,7 @@ def test_the_front_is_tagged_drawn_and_told(tmp_path: Path) -> None:
     tracker = MlflowTracker.of(tmp_path)
     parent = start(tracker)
     records = [record(number) for number in range(3)]
-    for entry in records:
-        tracker.log(entry)
+    logged(tracker, *records)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("create table touched (run text)")
         for event in ("insert", "update"):
@@ -166,11 +163,13 @@ def test_the_front_is_tagged_drawn_and_told(tmp_path: Path) -> None:
                 " begin insert into touched values (new.run_uuid); end"
             )
     front = front_of(records, OBJECTIVES, WORST)
-    tracker.front(records, front)
+    tracker.front(story(records))
+    tracker.settle()
     worse = dataclasses.replace(records[0], values={"accuracy": 0.99, "macs": 1.0})  # dominates all others
     changed = [worse, *records[1:]]
-    tracker.front(changed, front_of(changed, OBJECTIVES, WORST))
-    tracker.front(changed, front_of(changed, OBJECTIVES, WORST))
+    for _ in range(2):
+        tracker.front(story(changed))
+        tracker.settle()
     tracker.finish("FINISHED")
     store = client(tmp_path)
     assert [run.data.tags["on_front"] for run in trials(store)] == ["true", "false", "false"]
@@ -194,13 +193,13 @@ def test_the_front_is_tagged_drawn_and_told(tmp_path: Path) -> None:
 
 def test_a_logged_model_comes_back_in_a_new_process_without_a_pickle(tmp_path: Path) -> None:
     tracker, model_folder = open_tracker(tmp_path), write_some_model(tmp_path / "picked")
-    run_id = tracker.log(record(0))
+    tracker.log(record(0))
     tracker.log_model(record(0), model_folder)
     tracker.log_model(record(0), model_folder)
     tracker.finish("FINISHED")
     assert rows(tmp_path)["logged_models"] == 1
     store = client(tmp_path)
-    outputs = store.get_run(run_id).outputs.model_outputs
+    outputs = store.get_run(tracker.run_of(0)).outputs.model_outputs
     files = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
     assert not [path.name for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin")]
     images = np.random.default_rng(0).integers(0, 256, (5, 40, 30, 3), dtype=np.uint8)
@@ -228,10 +227,11 @@ def test_odd_names_values_and_architectures_are_logged(tmp_path: Path) -> None:
     odd = Measurement(fidelity=1, metrics={"top@1,µ": 0.5, "loss": float("nan"), "gap": float("inf")}, time=BEGIN)
     impossible = Architecture(backbone="resnet10t", kwargs={"nonsense": "x" * 9000}, choices={"width": 0.5})
     for _ in range(2):
-        ids = [
-            tracker.log(dataclasses.replace(record(0, State.FAILED), history=(odd,), reason="r" * 9000)),
-            tracker.log(dataclasses.replace(record(1, State.INFEASIBLE), architecture=impossible, costs={})),
-        ]
+        ids = logged(
+            tracker,
+            dataclasses.replace(record(0, State.FAILED), history=(odd,), reason="r" * 9000),
+            dataclasses.replace(record(1, State.INFEASIBLE), architecture=impossible, costs={}),
+        )
     runs = [client(tmp_path).get_run(run_id) for run_id in ids]
     assert runs[0].data.metrics.keys() == {"top_1_µ", "loss", "gap", "macs", "params"}
     assert len(runs[0].data.tags["reason"]) == 8000
@@ -241,7 +241,7 @@ def test_odd_names_values_and_architectures_are_logged(tmp_path: Path) -> None:
 
 def test_a_long_training_is_logged_whole(tmp_path: Path) -> None:
     tracker = open_tracker(tmp_path)
-    run_id = tracker.log(record(0, epochs=700))
+    (run_id,) = logged(tracker, record(0, epochs=700))
     store = client(tmp_path)
     assert [point.step for point in store.get_metric_history(run_id, "train_loss")] == list(range(1, 701))
     assert store.get_run(run_id).data.tags[SENT] == f"700@{int(1000 * (BEGIN + 700))}"

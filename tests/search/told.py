@@ -1,16 +1,22 @@
 """Trials to log, and an open look into a local MLflow store: for the tests of tracking."""
 
 import sqlite3
+from functools import cache
 from pathlib import Path
 
+import numpy as np
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from torch import nn
 
+from search.confirmation.record import Confirmation
 from search.data.preprocessing import Preprocessing
 from search.evaluator import Measurement
 from search.model import Model, write_model
 from search.pareto import Objectives
-from search.record import State, TrialRecord
+from search.record import State, TrialRecord, front_of
+from search.report.story import Story
 from search.tracking.mlflow import MlflowTracker
 from spaces import Architecture, build
 
@@ -64,6 +70,26 @@ def open_tracker(runs: Path, **more: object) -> MlflowTracker:
     return tracker
 
 
+def logged(tracker: MlflowTracker, *records: TrialRecord) -> list[str | None]:
+    """Logs trials one after the other, each before the next is given; ids of their runs."""
+    for each in records:
+        tracker.log(each)
+        tracker.settle()
+    return [tracker.run_of(each.number) for each in records]
+
+
+def reconciled(runs: Path, records: list[TrialRecord]) -> MlflowTracker:
+    tracker = open_tracker(runs)
+    tracker.reconcile(records)
+    tracker.settle()
+    return tracker
+
+
+def story(records: list[TrialRecord], confirmation: Confirmation | None = None) -> Story:
+    front = front_of(records, OBJECTIVES, WORST)
+    return Story(name="digits-2", records=records, front=front, confirmation=confirmation)
+
+
 def client(runs: Path) -> MlflowClient:
     return MlflowClient(tracking_uri=f"sqlite:///{runs}/mlflow.db")
 
@@ -99,9 +125,23 @@ def content(store: MlflowClient) -> dict[str, object]:
     return seen
 
 
-def write_some_model(folder: Path) -> Path:
-    preprocessing = Preprocessing(image_size=32, resize_size=32, in_chans=3, mean=(0.5,) * 3, std=(0.25,) * 3)
-    module, classes = build(architecture(0), 4, 3), tuple("abcd")
-    model = Model(module=module, architecture=architecture(0), classes=classes, preprocessing=preprocessing)
+def write_some_model(folder: Path, network: Architecture | None = None, seed: int = 0) -> Path:
+    """The same folder for the same seed; the examples are no pictures, but not black."""
+    network = network or architecture(0)
+    module = built(network)
+    with torch.no_grad():
+        module.fc.bias.fill_(float(seed))
+    model = Model(
+        module=module,
+        architecture=network,
+        classes=tuple("abcd"),
+        preprocessing=Preprocessing(image_size=32, resize_size=32, in_chans=3, mean=(0.5,) * 3, std=(0.25,) * 3),
+        examples=np.random.default_rng(seed).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8),
+    )
     write_model(folder, model, {"accuracy": 0.9})
     return folder
+
+
+@cache
+def built(network: Architecture) -> nn.Module:
+    return build(network, 4, 3)

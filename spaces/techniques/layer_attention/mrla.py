@@ -214,7 +214,7 @@ class OnTokens(nn.Module):
             side = math.isqrt(count)
             if side * side != count:
                 raise ValueError(f"layer attention needs tokens that form a square, not {count}")
-            x = x[:, self.prefix :].reshape(len(x), side, side, -1)
+            x = x[:, self.prefix :].reshape(x.shape[0], side, side, -1)
         return x.permute(0, 3, 1, 2)
 
 

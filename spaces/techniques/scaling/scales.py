@@ -44,7 +44,7 @@ class Scale(nn.Module, ABC):
 
     def spread(self, factors: Tensor, x: Tensor) -> Tensor:
         """[N, C] or [N, 1] in the axes of x."""
-        shape = [len(factors), *[1] * (x.ndim - 2 - self.trailing), factors.shape[1], *[1] * self.trailing]
+        shape = [factors.shape[0], *[1] * (x.ndim - 2 - self.trailing), factors.shape[1], *[1] * self.trailing]
         return factors.view(shape)
 
 

@@ -1,0 +1,313 @@
+"""The composition root of a confirmation: the front of a search trained again, tested, and told.
+
+    from search.confirm import confirm
+    found = confirm("my-search", seeds=5)
+
+Beside `search.run` the only file that names concrete classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from search import results
+from search.checkpoints.checkpoints import Checkpoints, checkpoints_of
+from search.checkpoints.places import Places
+from search.confirmation import store
+from search.confirmation.display import Display
+from search.confirmation.journal import Journal
+from search.confirmation.record import Confirmation, Contender
+from search.confirmation.retrainer import NO_TEST, TRAIN, TRAINED_ON, Retrainer
+from search.confirmation.roster import Entrant, Roster
+from search.confirmation.statistics import interval
+from search.confirmation.verdicts import Court, Terms
+from search.costing import entries
+from search.evaluator import Metered
+from search.gate import Gate
+from search.metered import Metering, metered
+from search.record import Front, TrialRecord
+from search.study import studies
+from search.study.study import Study
+from search.task import Task, opened
+from search.tracking.keeper import Keeper
+from search.tracking.mlflow import MlflowTracker
+from search.tracking.tracker import Status
+from search.trial import TimmEvaluator
+from search.workers.cluster import Share, cluster
+from search.workers.luggage import luggage
+from search.workers.meter import ClusterMeter
+from search.workers.pools import Resources
+from search.workers.retraining import retrained
+from spaces import InputError
+from spaces.errors import unknown
+from spaces.schema import ACCURACY, JUDGED, CostEntry
+
+LATENCY = "latency_ms"
+OWN = "is searched with an evaluator of its own; only networks that we train are confirmed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a front is to be confirmed.
+
+    Attributes:
+        seeds: trainings of each contender. The k-th, from 1, has the search's own seed plus k, whoever is trained.
+        trained_on: the training split, or the validation split too.
+        margin: of test accuracy; a difference that surely is smaller does not matter.
+        chosen: ids of members of the front; all where there are none.
+
+    Raises:
+        InputError: that cannot be.
+    """
+
+    seeds: int = 5
+    trained_on: str = TRAIN
+    margin: float = 0.01
+    chosen: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise InputError(
+                f"--seeds {self.seeds}: each is trained at least once; two or more tell how sure a mean is"
+            )
+        if self.trained_on not in TRAINED_ON:
+            raise InputError(f"--train-on: {unknown('choice', self.trained_on, TRAINED_ON)}")
+        if not 0 < self.margin < 1:
+            raise InputError(f"--margin {self.margin:g} is no difference of accuracies between 0 and 1, as 0.01")
+
+
+def confirm(
+    name: str,
+    *,
+    asked: Asked | None = None,
+    allow_code: bool = False,
+    runs: str | Path = "runs",
+    address: str | None = None,
+    gpus_per_trial: float | None = None,
+    cpus_per_trial: float | None = None,
+    memory_per_trial: float | None = None,
+    pools: Sequence[str] = (),
+    runtime_env: str | Path | None = None,
+    console: Console | None = None,
+) -> Confirmation | None:
+    """Confirm the front of a search, or go on with that; what was trained for it before is not trained again.
+
+    The models of the front, in the search's folder and in MLflow, become the confirmed ones.
+
+    Args:
+        name: of the search, in `runs`; its space and its places are those that it remembers.
+        allow_code: whether functions that the space names may run.
+        address, gpus_per_trial, cpus_per_trial, memory_per_trial, pools, runtime_env: as of `search.run.run`, of each
+            training.
+        console: where to show progress; None shows nothing.
+
+    Returns:
+        None where it was interrupted.
+
+    Raises:
+        InputError: there is no such search or nothing to confirm in it, a driver is at work, its data have changed or
+            have no test split, or something given cannot be.
+    """
+    console, asked, runs = console or Console(quiet=True), asked or Asked(), Path(runs)
+    before = results.opened(runs, name)
+    if not (before.directory / results.DATA).is_file():
+        raise InputError(f"{name} {OWN}")
+    chosen(before.front, asked.chosen)
+    task = opened(before.file.to_dict(), allow_code=allow_code)
+    resources = Resources.asked(cpus=cpus_per_trial, gpus=gpus_per_trial, memory=memory_per_trial, pools=pools)
+    equipment, places = luggage(address, runtime_env), Places.read(before.directory)
+    with cluster(address, equipment):
+        Share.of(resources)
+        data = {**before.data, **task.data}  # measured may be elsewhere than before: all are measured anew
+        study = studies.resume(before.directory, before.file, task.evaluator, data=data, storage=places.storage)
+        with closing(study):
+            tracker = MlflowTracker.of(runs, tracking=places.tracking, artifacts=places.artifacts)
+            tracker.start(space=before.file.name, search=name, key=study.key, text="", params={})
+            keeper = Keeper(study, tracker)
+            found = confirmed(study, task, asked, resources=resources, metering=None, console=console)
+            if found is not None:
+                keeper.confirmed(found)
+            keeper.close(_status(study))
+    return found
+
+
+def confirmed(
+    study: Study,
+    task: Task,
+    asked: Asked,
+    *,
+    resources: Resources,
+    metering: Metering | None,
+    console: Console,
+) -> Confirmation | None:
+    """Confirms the front of a study that this process drives, on the surrounding cluster, and writes that down.
+
+    Args:
+        metering: what is at work on the cluster already, for a space with timed costs.
+
+    Returns:
+        None where it was interrupted.
+
+    Raises:
+        InputError: as `confirm`.
+    """
+    assert task.dataset is not None
+    train = Retrainer(task.file, task.dataset, asked.trained_on)
+    seeds = tuple(task.file.search.seed + k for k in range(1, asked.seeds + 1))
+    entrants = _entrants(chosen(study.front, asked.chosen), task)
+    roster = Roster(Journal(study.directory), entrants, seeds, asked.trained_on)
+    meter = metering.process if metering else None
+    try:
+        _train(roster, train, checkpoints_of(study.directory, confirmed=True), resources, meter, console)
+    except KeyboardInterrupt:
+        return None
+    roster.check()
+    for reason in roster.faults:
+        console.print(f"not trained: {reason}; the same command tries again", style="yellow", markup=False)
+    terms = _terms(task, asked)
+    with _metering(task, metering, study.directory.parent, console) as (costed, gauge):
+        contenders, unfit = _measured(roster, costed, gauge)
+    court = Court(contenders, terms, unfit)
+    found = Confirmation(
+        trained_on=asked.trained_on,
+        seeds=seeds,
+        images=terms.images,
+        margin=asked.margin,
+        contenders=court.verdicts(),
+        gain=court.gain(),
+        failures=roster.failures(),
+    )
+    store.write(study.directory, found)
+    return found
+
+
+def refuse(task: Task) -> None:
+    """
+    Raises:
+        InputError: a front of this task cannot be confirmed.
+    """
+    if task.dataset is None:
+        raise InputError(f"--confirm: {task.file.name} {OWN}")
+    if not len(task.dataset.test):
+        raise InputError(f"--confirm: {NO_TEST}")
+
+
+def chosen(front: Front, ids: Sequence[str]) -> list[TrialRecord]:
+    """The members of a front with these ids, in its order; all where there are none.
+
+    Raises:
+        InputError: an id is not on the front, or nothing is.
+    """
+    for given in ids or (None,):
+        results.choose(front, chosen=given)
+    return [record for record in front.members if not ids or record.network.id in ids]
+
+
+def _entrants(members: Sequence[TrialRecord], task: Task) -> list[Entrant]:
+    """The members, and the backbones that are none of them."""
+    there = {record.architecture.id for record in members}
+    return [
+        *(Entrant(architecture=record.architecture, trial=record.number) for record in members),
+        *(Entrant(architecture=plain, trial=None) for plain in task.space.backbones() if plain.id not in there),
+    ]
+
+
+def _train(
+    roster: Roster,
+    train: Retrainer,
+    checkpoints: Checkpoints,
+    resources: Resources,
+    meter: ClusterMeter | None,
+    console: Console,
+) -> None:
+    """Does what is still to do.
+
+    Raises:
+        KeyboardInterrupt: at the first Ctrl-C.
+    """
+    todo = roster.open
+    with Display(console, total=len(roster.jobs), done=len(roster.jobs) - len(todo)) as display:
+        for outcome in retrained(train, todo, checkpoints, resources=resources, meter=meter, began=display.began):
+            display.ended(outcome.job, roster.take(outcome))
+
+
+@contextmanager
+def _metering(
+    task: Task, metering: Metering | None, runs: Path, console: Console
+) -> Iterator[tuple[Task, Metering | None]]:
+    """Who measures what takes a clock, and the task with that: latency, where the space itself asks for nothing.
+
+    Nothing is trained meanwhile. None where the machine has no room for it, and the space does not ask for it.
+    """
+    assert task.costing is not None
+    assert task.dataset is not None
+    if metering is not None:
+        yield task, metering
+        return
+    asked_for, say = bool(task.costing.timed), partial(console.print, style="dim", markup=False, highlight=False)
+    if not asked_for:
+        costs = {**task.file.costs, LATENCY: CostEntry(cost=LATENCY)}
+        file = task.file.model_copy(update={"costs": costs})
+        task = replace(task, file=file, evaluator=TimmEvaluator(file, task.dataset))
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(metered(task, Resources(cpus=1, gpus=0), runs, say))
+        except InputError as error:
+            if asked_for:
+                raise
+            say(f"note: latency is not measured: {error}")
+            found = None
+        yield task, found
+
+
+def _measured(roster: Roster, task: Task, metering: Metering | None) -> tuple[list[Contender], dict[str, str]]:
+    """The entrants with their costs and what they have reached; and why some violate the constraints, by id."""
+    evaluator = Metered(task.evaluator, metering.foresight) if metering else task.evaluator
+    gate, contenders, unfit = Gate(evaluator, task.file.constraints), [], {}
+    for entrant in roster.entrants:
+        if not (done := roster.retrainings(entrant)):
+            continue
+        contender = Contender(
+            architecture=entrant.architecture,
+            trial=entrant.trial,
+            costs={},
+            retrainings=done,
+            summary={
+                name: interval([one.values[name] for one in done])
+                for name in done[0].values
+                if all(name in one.values for one in done)
+            },
+            verdict="",
+        )
+        network = contender.median.network
+        measured = gate.measure(network) if metering else {}
+        contenders.append(replace(contender, costs={**gate.count(network).costs, **measured}))
+        if reason := gate.check(network).reason:
+            unfit[entrant.architecture.id] = reason
+    return contenders, unfit
+
+
+def _terms(task: Task, asked: Asked) -> Terms:
+    assert task.dataset is not None
+    kinds = {name: entry.cost for name, entry in entries(task.file).items()}
+    after = {name: f"test_{kinds[name]}" for name in task.file.objectives if kinds.get(name) in JUDGED}
+    return Terms(
+        costs={
+            name: direction
+            for name, direction in task.file.objectives.items()
+            if name != ACCURACY and name not in after
+        },
+        judged={after[name]: direction for name, direction in task.file.objectives.items() if name in after},
+        margin=asked.margin,
+        images=len(task.dataset.test),
+    )
+
+
+def _status(study: Study) -> Status:
+    """How the search itself stands, which the confirmation has not changed."""
+    over = study.overspent or not any(record.state.open for record in study.records())
+    return "FINISHED" if over else "KILLED"
