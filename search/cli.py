@@ -13,6 +13,7 @@ from search.commands.confirm import confirm
 from search.commands.export import export
 from search.commands.front import front, pick, ui
 from search.commands.plan import backbones, plan
+from search.commands.report import report
 from search.commands.run import run
 from spaces import InputError
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (plan, run, confirm, front, pick, export, backbones, ui):
+for command in (plan, run, confirm, front, pick, export, report, backbones, ui):
     app.command()(command)
 
 

@@ -6,10 +6,9 @@
 Beside `search.run` the only file that names concrete classes.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -20,15 +19,13 @@ from search.checkpoints.places import Places
 from search.confirmation import store
 from search.confirmation.display import Display
 from search.confirmation.journal import Journal
-from search.confirmation.record import Confirmation, Contender
-from search.confirmation.retrainer import NO_TEST, TRAIN, TRAINED_ON, Retrainer
+from search.confirmation.measuring import measured, metering_for
+from search.confirmation.record import Confirmation
+from search.confirmation.retrainer import TRAIN, TRAINED_ON, Retrainer
 from search.confirmation.roster import Entrant, Roster
-from search.confirmation.statistics import interval
 from search.confirmation.verdicts import Court, Terms
 from search.costing import entries
-from search.evaluator import Metered
-from search.gate import Gate
-from search.metered import Metering, metered
+from search.metered import Metering
 from search.record import Front, TrialRecord
 from search.study import studies
 from search.study.study import Study
@@ -36,7 +33,6 @@ from search.task import Task, opened
 from search.tracking.keeper import Keeper
 from search.tracking.mlflow import MlflowTracker
 from search.tracking.tracker import Status
-from search.trial import TimmEvaluator
 from search.workers.cluster import Share, cluster
 from search.workers.luggage import luggage
 from search.workers.meter import ClusterMeter
@@ -44,10 +40,9 @@ from search.workers.pools import Resources
 from search.workers.retraining import retrained
 from spaces import InputError
 from spaces.errors import unknown
-from spaces.schema import ACCURACY, JUDGED, CostEntry
+from spaces.schema import ACCURACY, JUDGED
 
-LATENCY = "latency_ms"
-OWN = "is searched with an evaluator of its own; only networks that we train are confirmed"
+OWN = "cannot be confirmed: its evaluator is the user's own, and only networks that we train are trained again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +113,7 @@ def confirm(
         raise InputError(f"{name} {OWN}")
     chosen(before.front, asked.chosen)
     task = opened(before.file.to_dict(), allow_code=allow_code)
+    confirmable(task)
     resources = Resources.asked(cpus=cpus_per_trial, gpus=gpus_per_trial, memory=memory_per_trial, pools=pools)
     equipment, places = luggage(address, runtime_env), Places.read(before.directory)
     with cluster(address, equipment):
@@ -135,6 +131,20 @@ def confirm(
     return found
 
 
+def confirmable(task: Task) -> None:
+    """
+    Raises:
+        InputError: what is searched could not be confirmed; why.
+    """
+    if task.dataset is None:
+        raise InputError(f"{task.file.name} {OWN}")
+    if not len(task.dataset.test):
+        raise InputError(
+            f"{task.file.name} cannot be confirmed: its data have no test split (data.test_fraction is 0). Start a new "
+            "search with one, as data.test_fraction: 0.2"
+        )
+
+
 def confirmed(
     study: Study,
     task: Task,
@@ -147,6 +157,7 @@ def confirmed(
     """Confirms the front of a study that this process drives, on the surrounding cluster, and writes that down.
 
     Args:
+        task: one that `confirmable` has let pass.
         metering: what is at work on the cluster already, for a space with timed costs.
 
     Returns:
@@ -156,21 +167,19 @@ def confirmed(
         InputError: as `confirm`.
     """
     assert task.dataset is not None
-    train = Retrainer(task.file, task.dataset, asked.trained_on)
     seeds = tuple(task.file.search.seed + k for k in range(1, asked.seeds + 1))
     entrants = _entrants(chosen(study.front, asked.chosen), task)
     roster = Roster(Journal(study.directory), entrants, seeds, asked.trained_on)
     meter = metering.process if metering else None
+    train = Retrainer(task.file, task.dataset, asked.trained_on)
     try:
         _train(roster, train, checkpoints_of(study.directory, confirmed=True), resources, meter, console)
+        roster.check()
+        with metering_for(task, metering, study.directory.parent, console) as (costed, gauge):
+            contenders, unfit = measured(roster, costed, gauge)
     except KeyboardInterrupt:
         return None
-    roster.check()
-    for reason in roster.faults:
-        console.print(f"not trained: {reason}; the same command tries again", style="yellow", markup=False)
     terms = _terms(task, asked)
-    with _metering(task, metering, study.directory.parent, console) as (costed, gauge):
-        contenders, unfit = _measured(roster, costed, gauge)
     court = Court(contenders, terms, unfit)
     found = Confirmation(
         trained_on=asked.trained_on,
@@ -182,18 +191,9 @@ def confirmed(
         failures=roster.failures(),
     )
     store.write(study.directory, found)
+    for reason in roster.faults:
+        console.print(f"not trained: {reason}; the same command tries again", style="yellow", markup=False)
     return found
-
-
-def refuse(task: Task) -> None:
-    """
-    Raises:
-        InputError: a front of this task cannot be confirmed.
-    """
-    if task.dataset is None:
-        raise InputError(f"--confirm: {task.file.name} {OWN}")
-    if not len(task.dataset.test):
-        raise InputError(f"--confirm: {NO_TEST}")
 
 
 def chosen(front: Front, ids: Sequence[str]) -> list[TrialRecord]:
@@ -233,62 +233,6 @@ def _train(
     with Display(console, total=len(roster.jobs), done=len(roster.jobs) - len(todo)) as display:
         for outcome in retrained(train, todo, checkpoints, resources=resources, meter=meter, began=display.began):
             display.ended(outcome.job, roster.take(outcome))
-
-
-@contextmanager
-def _metering(
-    task: Task, metering: Metering | None, runs: Path, console: Console
-) -> Iterator[tuple[Task, Metering | None]]:
-    """Who measures what takes a clock, and the task with that: latency, where the space itself asks for nothing.
-
-    Nothing is trained meanwhile. None where the machine has no room for it, and the space does not ask for it.
-    """
-    assert task.costing is not None
-    assert task.dataset is not None
-    if metering is not None:
-        yield task, metering
-        return
-    asked_for, say = bool(task.costing.timed), partial(console.print, style="dim", markup=False, highlight=False)
-    if not asked_for:
-        costs = {**task.file.costs, LATENCY: CostEntry(cost=LATENCY)}
-        file = task.file.model_copy(update={"costs": costs})
-        task = replace(task, file=file, evaluator=TimmEvaluator(file, task.dataset))
-    with ExitStack() as stack:
-        try:
-            found = stack.enter_context(metered(task, Resources(cpus=1, gpus=0), runs, say))
-        except InputError as error:
-            if asked_for:
-                raise
-            say(f"note: latency is not measured: {error}")
-            found = None
-        yield task, found
-
-
-def _measured(roster: Roster, task: Task, metering: Metering | None) -> tuple[list[Contender], dict[str, str]]:
-    """The entrants with their costs and what they have reached; and why some violate the constraints, by id."""
-    evaluator = Metered(task.evaluator, metering.foresight) if metering else task.evaluator
-    gate, contenders, unfit = Gate(evaluator, task.file.constraints), [], {}
-    for entrant in roster.entrants:
-        if not (done := roster.retrainings(entrant)):
-            continue
-        contender = Contender(
-            architecture=entrant.architecture,
-            trial=entrant.trial,
-            costs={},
-            retrainings=done,
-            summary={
-                name: interval([one.values[name] for one in done])
-                for name in done[0].values
-                if all(name in one.values for one in done)
-            },
-            verdict="",
-        )
-        network = contender.median.network
-        measured = gate.measure(network) if metering else {}
-        contenders.append(replace(contender, costs={**gate.count(network).costs, **measured}))
-        if reason := gate.check(network).reason:
-            unfit[entrant.architecture.id] = reason
-    return contenders, unfit
 
 
 def _terms(task: Task, asked: Asked) -> Terms:

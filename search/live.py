@@ -17,7 +17,7 @@ from rich.text import Text
 
 from search.evaluator import SPREAD, UNSTEADY
 from search.record import Front, State, TrialRecord
-from search.report.picture import shown
+from search.report.points import shown
 from search.study.study import Study
 from search.tracking.tracker import label_of
 

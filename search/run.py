@@ -18,7 +18,7 @@ from rich.console import Console
 from search import results, samplers
 from search.checkpoints.checkpoints import checkpoints_of, settle
 from search.checkpoints.places import Places
-from search.confirm import Asked, confirmed, refuse
+from search.confirm import Asked, confirmable, confirmed
 from search.confirmation.record import Confirmation
 from search.evaluator import Evaluator, Metered, Tester
 from search.gate import Gate
@@ -133,7 +133,7 @@ def run(
     budget = {"trials": trials, "hours": hours, "device_hours": device_hours}
     task = opened(space, evaluator=evaluator, allow_code=allow_code, **budget)
     if confirm is not None:
-        refuse(task)
+        confirmable(task)
     directory = _directory(Path(runs), name or task.file.name, resume)
     if resume and earlier is not None:
         raise InputError(f"--from {earlier} is for a new search; {directory.name} goes on with what it began with")

@@ -114,12 +114,13 @@ class Architecture:
         if self.backbone is None:
             return " ".join(f"{name}={value}" for name, value in self.choices.items())
         canonical = self.canonical
-        words = [f"{name}={value}" for name, value in canonical.kwargs.items()]
+        words = []
         for name, choice in canonical.choices.items():
             stages = choice if isinstance(choice, list) else [choice]
             labels = [TECHNIQUES[name].label(one) for one in stages]
             short = [label.partition("=")[2] or label for label in labels[1:]]
             words.append(",".join([labels[0], *short]))
+        words += [f"{name}={value}" for name, value in canonical.kwargs.items()]  # last: where a page cuts it off
         return " ".join([self.backbone, *words])
 
 

@@ -1,5 +1,6 @@
 """`archsearch report`: a search told in one HTML file."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,9 @@ from rich.console import Console
 
 from search import results
 from search.commands.options import RUNS, Name, Runs
-from search.report.page import front_page
+from search.confirmation import store
+from search.data.dataset import file_faults
+from search.report.page import MADE_BY, front_page
 from search.report.story import Story
 from search.study.importance import importance
 from spaces import InputError
@@ -24,11 +27,35 @@ def report(
     """Write what a search has found as one HTML page that needs nothing else, also while it runs."""
     study = results.opened(runs, name)
     story = Story(
-        name=study.directory.name,
+        name=name,
         records=study.records(),
         front=study.front,
         importance=lambda: importance(study),
+        confirmation=store.read(study.directory),
     )
     path = output or Path(f"{name}-report.html")
-    path.write_text(front_page(story, links=lambda record: None), encoding="utf-8")
-    Console().print(f"{path}", markup=False, highlight=False, soft_wrap=True)
+    with file_faults(path):
+        _refuse_others(path)
+        path.write_text(front_page(story, links=lambda record: _run(record.mlflow_run_id)), encoding="utf-8")
+    where = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"
+    said = f"{path}: open it in a browser; its links lead to MLflow while `archsearch ui{where}` runs"
+    Console().print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def _run(run_id: str | None) -> str | None:
+    """MLflow finds a run by its id alone; the experiment only names the page that it is shown on."""
+    return None if run_id is None else f"#/experiments/0/runs/{run_id}"
+
+
+def _refuse_others(path: Path) -> None:
+    """A report may take the place of an earlier one, of nothing else.
+
+    Raises:
+        InputError: there is something else, or no folder for it.
+    """
+    if path.is_dir():
+        raise InputError(f"--output {path} is a folder; give the name of a file, as {path / 'report.html'}")
+    if not path.parent.is_dir():
+        raise InputError(f"--output {path}: there is no folder {path.parent}")
+    if path.exists() and MADE_BY not in path.read_text(encoding="utf-8", errors="replace")[:2000]:
+        raise InputError(f"{path} is no report of archsearch and stays as it is; choose another name with --output")

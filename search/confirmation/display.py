@@ -12,7 +12,7 @@ from rich.text import Text
 from search.confirmation.record import Confirmation, Contender, Interval
 from search.confirmation.roster import Job
 from search.evaluator import SPREAD, UNSTEADY
-from search.report.picture import shown
+from search.report.points import shown
 
 REACHED = {
     "test_accuracy": "test accuracy",
@@ -82,7 +82,7 @@ def told(found: Confirmation, objectives: tuple[str, ...]) -> Iterator[Table | T
     for name in (*names, *REACHED.values()):
         table.add_column(name, justify="right")
     for place, one in enumerate(found.contenders, start=1):
-        cells = [shown(one.costs[name]) if name in one.costs else "-" for name in names]
+        cells = [_cost(one, name) for name in names]
         cells += [with_width(one.summary[name]) if name in one.summary else "-" for name in REACHED]
         table.add_row(str(place), Text(one.architecture.label), *cells)
     yield table
@@ -97,6 +97,12 @@ def told(found: Confirmation, objectives: tuple[str, ...]) -> Iterator[Table | T
 def with_width(interval: Interval) -> str:
     """A mean with half the width of its interval, where it has one."""
     return f"{interval.mean:.4f}" + (f" ±{interval.half_width:.4f}" if interval.half_width else "")
+
+
+def _cost(one: Contender, name: str) -> str:
+    if name not in one.costs:
+        return "-"
+    return shown(one.costs[name]) + (" unsteady" if one.costs.get(name + UNSTEADY) else "")
 
 
 def _kind(one: Contender) -> str:

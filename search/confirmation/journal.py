@@ -38,7 +38,7 @@ class Journal:
             try:
                 self._take(json.loads(line))
             except (InputError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-                reason = f"{self._file}, line {place}: is damaged ({error!r})"
+                reason = f"{self._file}, line {place} is damaged ({error!r})"
                 raise InputError(f"{reason}; remove the file, and all is trained again") from None
 
     def number(self, architecture: Architecture, seed: int, trained_on: str) -> int:

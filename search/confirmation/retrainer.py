@@ -12,15 +12,11 @@ from search.data import Dataset
 from search.data.corruptions import corrupted
 from search.evaluator import Measurement
 from search.trial import TimmEvaluator
-from spaces import Architecture, InputError, SpaceFile
+from spaces import Architecture, SpaceFile
 from spaces.schema import CostEntry
 
 TRAIN, ALL = "train", "train+val"
 TRAINED_ON = (TRAIN, ALL)
-NO_TEST = (
-    "the data have no test split (data.test_fraction is 0), so nothing can be confirmed; a search with one is another "
-    "search: `archsearch run` on a space file with data.test_fraction: 0.2"
-)
 
 
 @final
@@ -28,15 +24,14 @@ class Retrainer:
     """By the recipe of a space, with weights drawn anew, or pretrained where the space says so. It pickles.
 
     Args:
+        dataset: with a test split.
         trained_on: TRAIN; or ALL, the validation images too, which then say nothing any more.
 
     Raises:
-        InputError: the data have no test split, or as `TimmEvaluator`.
+        InputError: as `TimmEvaluator`, or the corrupted test images do not fit into memory.
     """
 
     def __init__(self, file: SpaceFile, dataset: Dataset, trained_on: str):
-        if not len(dataset.test):
-            raise InputError(NO_TEST)
         self._validates = trained_on == TRAIN
         shown = dataset.train if self._validates else np.union1d(dataset.train, dataset.val)
         self._evaluator = TimmEvaluator(file, replace(dataset, train=shown))

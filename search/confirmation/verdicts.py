@@ -1,7 +1,8 @@
 """What the test data say of each contender beside the others, and what the search has won: each in one sentence.
 
 A contender is dominated where another one is no worse in every cost, significantly more accurate, and on average no
-worse in whatever else is known only after training. Knows contenders and statistics, not where they come from.
+worse in whatever else is known only after training. What violates the constraints is nobody's rival. Knows contenders
+and statistics, not where they come from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ class Court:
 
     def _loss(self, place: int) -> str:
         """Who else had better be taken; empty where nobody."""
-        me, others = self._all[place], [other for other in range(len(self._all)) if other != place]
+        me, others = self._all[place], self._rivals(place)
         over = [other for other in others if self._beats(other, place)]
         if over:
             best = max(over, key=lambda other: self._accuracy(self._all[other]))
@@ -83,12 +84,17 @@ class Court:
     def _hold(self, place: int) -> str:
         me = self._all[place]
         held = "holds its place" if me.trial is not None else "on the front of all"
-        cheaper = [other for other in self._all if self._cheaper(other, me)]
+        cheaper = [rival for other in self._rivals(place) if self._cheaper(rival := self._all[other], me)]
         if not cheaper:
             return f"{held}: nothing is cheaper"
         if all(self._accuracy(other) < self._accuracy(me) for other in cheaper):
             return f"{held}: more accurate than all that is cheaper"
         return f"{held} by another objective than accuracy"
+
+    def _rivals(self, place: int) -> list[int]:
+        """Who might be taken instead."""
+        fit = (other for other, each in enumerate(self._all) if each.architecture.id not in self._unfit)
+        return [other for other in fit if other != place]
 
     def _beats(self, one: int, other: int) -> bool:
         found = self._between(one, other)

@@ -77,7 +77,7 @@ def to_onnx(model: nn.Module | ExportedProgram, args: tuple[Tensor, ...] = (), *
     """
     installed()
     try:
-        with _silence():
+        with silence():
             program: Any = torch.onnx.export(model, args, dynamo=True, verbose=False, **settings)
     except torch.onnx.OnnxExporterError as error:
         raise RuntimeError(f"no export to ONNX: {error.__cause__ or error}") from error
@@ -141,7 +141,7 @@ def installed() -> ModuleType:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """The exporter reports its progress, and warns of what its own parts do."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

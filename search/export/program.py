@@ -4,12 +4,14 @@
 normalisation and softmax are inside. Knows models, nothing of the formats that a graph is written in.
 """
 
+import copy
 from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from search.costs.runtimes import silence
 from search.data.preprocessing import Preprocessing
 from search.model import Model
 from spaces import InputError
@@ -24,7 +26,7 @@ class Program(nn.Module):
 
     def __init__(self, module: nn.Module, preprocessing: Preprocessing):
         super().__init__()
-        self.module, self.preprocessing = module, preprocessing
+        self.module, self.preprocessing = copy.deepcopy(module), preprocessing  # tracing may leave its traces there
         self.mean: Tensor
         self.std: Tensor
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
@@ -47,6 +49,7 @@ def traced(model: Model) -> ExportedProgram:
     side = preprocessing.resize_size
     images = torch.zeros(2, side, side, preprocessing.in_chans, dtype=torch.uint8)  # one is taken for a constant
     try:
-        return torch.export.export(program, (images,), dynamic_shapes={INPUT: {0: Dim("batch")}})
+        with silence():
+            return torch.export.export(program, (images,), dynamic_shapes={INPUT: {0: Dim("batch")}})
     except Exception as error:  # whatever a network does that torch cannot follow
         raise InputError(f"torch cannot trace {model.architecture.label}: {first_line(error)}") from None

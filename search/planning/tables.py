@@ -14,7 +14,7 @@ from search.planning.forecast import Extent, Forecast
 from search.planning.hours import Estimate
 from search.planning.plan import Plan
 from search.planning.timing import Proof, Step, Times
-from search.report.picture import shown
+from search.report.points import shown
 
 
 def tables(found: Plan) -> Iterator[Table]:

@@ -11,7 +11,8 @@ from search.record import Front, TrialRecord
 from search.report.history import Moment, hypervolume_history
 from search.report.points import DOMINATED, FRONT, STOPPED, Standing, in_decades, known, shown, standings, titled
 from search.report.story import Story
-from search.report.tables import Links, label_of
+from search.report.tables import Links
+from search.tracking.tracker import label_of
 
 BACKBONE = "unmodified backbone"
 DIGITS = 7  # significant ones, of values: more than anybody reads, and half the file
@@ -19,7 +20,7 @@ DIGITS = 7  # significant ones, of values: more than anybody reads, and half the
 MARKS: Mapping[str, Mapping[str, Any]] = {  # in plotly's words; drawn in this order, so the front comes last
     Standing.INFEASIBLE: {"color": "#b04a8f", "symbol": "x-thin-open", "size": 7},
     Standing.FAILED: {"color": "#c0392b", "symbol": "x", "size": 8},
-    Standing.RUNNING: {"color": "#2e8b57", "symbol": "circle-open-dot", "size": 9},
+    Standing.RUNNING: {"color": "#0f9ba8", "symbol": "circle-open-dot", "size": 9},
     Standing.PAUSED: {"color": STOPPED, "symbol": "square-open", "size": 8},
     Standing.STOPPED: {"color": STOPPED, "symbol": "triangle-down-open", "size": 8},
     Standing.DOMINATED: {"color": DOMINATED, "symbol": "circle", "size": 7},

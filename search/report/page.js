@@ -176,7 +176,7 @@ function numbered(xName, yName) {
   const [across, up, kept] = [scale(xName), scale(yName), []];
   for (const trial of found) {
     const near = (other) => Math.abs(across(trial) - across(other)) < APART.x && Math.abs(up(trial) - up(other)) < APART.y;
-    if (kept.length < MOST_NUMBERS && !kept.some(near)) kept.push(trial);
+    if (kept.length < MOST_NUMBERS && !found.slice(0, found.indexOf(trial)).some(near)) kept.push(trial);
   }
   return {
     type: "scatter",
@@ -235,7 +235,7 @@ function drawFront() {
     yaxis2: { ...hidden, overlaying: "y" },
     hovermode: "closest",
     legend: { groupclick: "togglegroup" },
-    annotations: trials.number.length ? [] : [empty],
+    annotations: drawn.some(({ x }) => x.length) ? [] : [empty],
   }, CONFIG);
 }
 

@@ -19,6 +19,7 @@ from search.report.words import advice, confirmed, standing
 
 SERVER = "http://127.0.0.1:5000"  # of `archsearch ui`, for a page on disk whose links begin with #
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+MADE_BY = '<meta name="generator" content="archsearch report">'
 MOST_BARS = 12  # decisions of an objective
 
 PAGE = """<!doctype html>
@@ -26,7 +27,7 @@ PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="generator" content="archsearch report">
+{made_by}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name}: Pareto front</title>
 <style>{style}</style>
@@ -79,6 +80,7 @@ def front_page(story: Story, *, links: Links) -> str:
     sections.append(f'<div class="pair">{HISTORY}{_importance(story.importance())}</div>')
     return PAGE.format(
         policy=POLICY,
+        made_by=MADE_BY,
         name=escape(story.name),
         standing=escape(standing(story)),
         advice=escape(advice(story)),
@@ -128,7 +130,9 @@ def _importance(importance: Importance) -> str:
 def _table(table: Table) -> str:
     head = "".join(f"<th><button>{escape(name)}</button></th>" for name in table.head)
     rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
-    return f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return (
+        f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
 
 
 def _cell(cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""The front of a search for a person's eyes: a PNG of every pair of objectives, and a Markdown table.
+"""The front of a search for a person's eyes: a PNG of every pair of objectives.
 
 Takes records as they are; knows nothing of studies, or of where a picture goes. Draws on matplotlib's Agg
 canvas directly, so it needs no display and touches no global state.
@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from search.record import Front, State, TrialRecord
+from search.report.points import DOMINATED, FRONT, STOPPED, in_decades, known, shown, titled
+from search.tracking.tracker import label_of
 
-FRONT, DOMINATED, STOPPED = "#0b5cad", "#7d838c", "#d98324"
-PANELS_A_ROW = 2
+PANELS_A_ROW, MOST_PANELS = 2, 12  # of more pairs, a picture would be too long to look at, and slow to draw
 PANEL_INCHES, KEY_INCHES = (5.6, 4.6), 3.2
 KEY_CHARS = 46  # of a line of the key
 KEY_LINES = 27  # lines of the key that fit the height of one panel
-UNITS = {"_ms": "ms", "_bytes": "bytes", "_mj": "mJ", "_s": "s"}
 
 Point = Mapping[str, float]
 
@@ -39,10 +39,12 @@ def front_picture(records: Sequence[TrialRecord], front: Front, path: Path, *, t
 def front_figure(records: Sequence[TrialRecord], front: Front, *, title: str) -> Figure:
     """One panel a pair of objectives; the members of the front are numbered, and named in a last panel.
 
+    Of many objectives the first pairs only; `search.report.page` has all.
+
     Args:
         records: every trial; drawn are complete ones, and stopped ones at their last measurement.
     """
-    pairs = list(combinations(front.objectives.names, 2)) or [(front.objectives.names[0],) * 2]
+    pairs = list(combinations(front.objectives.names, 2))[:MOST_PANELS] or [(front.objectives.names[0],) * 2]
     columns = min(len(pairs), PANELS_A_ROW)
     rows = math.ceil(len(pairs) / columns)
     size = (PANEL_INCHES[0] * columns + KEY_INCHES, PANEL_INCHES[1] * rows)
@@ -53,24 +55,6 @@ def front_figure(records: Sequence[TrialRecord], front: Front, *, title: str) ->
     _key(figure.add_subplot(grid[:, columns]), records, front, rows)
     figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left", parse_math=False)
     return figure
-
-
-def front_table(front: Front) -> str:
-    """The members as a Markdown table, numbered as in the picture."""
-    names = front.objectives.names
-    tested = any(record.test_accuracy is not None for record in front.members)
-    head = ["#", "architecture", *names, *(["test accuracy"] if tested else []), "trial"]
-    lines = [head, ["---"] * len(head)]
-    for place, record in enumerate(front.members, start=1):
-        test = "" if record.test_accuracy is None else shown(record.test_accuracy)
-        values = [shown(record.values[name]) for name in names]
-        lines.append([str(place), record.network.label, *values, *([test] if tested else []), str(record.number)])
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def shown(value: float) -> str:
-    """A number in few characters: 0.9722, 12.5, 3.41 M."""
-    return f"{value:.4g}" if abs(value) < 1000 else EngFormatter(places=2)(value)
 
 
 def _panel(axis: Axes, records: Sequence[TrialRecord], front: Front, x: str, y: str) -> None:
@@ -103,35 +87,26 @@ def _scatter(axis: Axes, points: Sequence[Point], x: str, y: str, **style: Any) 
 
 def _stopped_at(record: TrialRecord, names: tuple[str, ...]) -> Point | None:
     """What a stopped or paused trial had last reached; None for any other, and where a value is missing."""
-    measured = [measurement.values for measurement in record.history if measurement.values]
-    if record.state not in (State.STOPPED, State.PAUSED) or not measured:
+    if record.state not in (State.STOPPED, State.PAUSED):
         return None
-    point = {**record.costs, **measured[-1]}
-    return point if all(math.isfinite(point.get(name, math.nan)) for name in names) else None
+    point = known(record)
+    return point if all(name in point for name in names) else None
 
 
 def _scale(axis: Axes, front: Front, x: str, y: str, points: Sequence[Point]) -> None:
     """Names, units and the better direction; a cost that spans a decade or more is drawn in decades."""
     for name, side, which in ((x, axis.xaxis, "x"), (y, axis.yaxis, "y")):
-        cost = front.objectives.directions[name] == "minimize"
-        side.set_label_text(f"{_with_unit(name)}, {'lower' if cost else 'higher'} is better")
+        side.set_label_text(titled(front, name))
         values = [point[name] for point in points]
         if not values:
             side.set_ticks([])
             continue
-        if cost and min(values) > 0 and max(values) >= 10 * min(values):
+        if in_decades(front, name, values):
             (axis.set_xscale if which == "x" else axis.set_yscale)("log")
             side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             side.set_minor_formatter(NullFormatter())
         if max(map(abs, values)) >= 1000:
             side.set_major_formatter(EngFormatter())
-
-
-def _with_unit(name: str) -> str:
-    for ending, unit in UNITS.items():
-        if name.endswith(ending):
-            return f"{name.removesuffix(ending).replace('_', ' ')} ({unit})"
-    return name.replace("_", " ")
 
 
 def _staircase(axis: Axes, front: Front, x: str, y: str) -> None:
@@ -173,7 +148,7 @@ def _key(axis: Axes, records: Sequence[TrialRecord], front: Front, rows: int) ->
     ]
     for place, record in enumerate(front.members, start=1):
         values = ", ".join(f"{name} {shown(record.values[name])}" for name in front.objectives.names)
-        name, *rest = textwrap.wrap(record.network.label, KEY_CHARS) or [""]
+        name, *rest = textwrap.wrap(label_of(record.network), KEY_CHARS) or [""]
         entry = [(str(place), FRONT, name), *(("", "black", line) for line in rest), ("", DOMINATED, values)]
         if len(lines) + len(entry) >= KEY_LINES * rows:
             lines.append(("", "black", f"and {len(front.members) - place + 1} more"))

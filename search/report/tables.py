@@ -74,7 +74,7 @@ def confirmation_table(confirmation: Confirmation, front: Front, links: Links) -
 
 
 def _named(contender: Contender) -> str:
-    return label_of(contender.architecture) + (" (as timm has it)" if contender.trial is None else "")
+    return label_of(contender.architecture) + (" (unmodified)" if contender.unmodified else "")
 
 
 def _names(mappings: Iterable[Mapping[str, object]]) -> list[str]:

@@ -47,11 +47,14 @@ def confirmed(confirmation: Confirmation) -> str:
     """What the numbers of a confirmation are."""
     seeds = _counted(len(confirmation.seeds), "training")
     between = ", in brackets where it lies with a confidence of 95%" if len(confirmation.seeds) > 1 else ""
-    return (
+    sentences = [
         f"Means of {seeds} each on {confirmation.trained_on}, the same seeds for all, tested on "
-        f"{_counted(confirmation.images, 'image')}{between}. Test accuracies within {shown(confirmation.margin)} of "
-        "each other count as equal."
-    )
+        f"{_counted(confirmation.images, 'image')}{between}.",
+        f"Test accuracies within {shown(confirmation.margin)} of each other count as equal.",
+        confirmation.gain,
+        f"{_counted(len(confirmation.failures), 'training')} failed." if confirmation.failures else "",
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _listed(counts: Counter[State], states: tuple[State, ...]) -> str:

@@ -9,27 +9,35 @@ or Ray.
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, final
 
 from search.confirmation.record import Confirmation, Contender
 from search.record import State, TrialRecord
-from search.report.picture import front_figure, front_table
+from search.report.note import note
+from search.report.page import front_page
+from search.report.picture import front_figure
 from search.report.story import Story
-from search.tracking import mlflow_store as store
+from search.tracking import mlflow_store as store  # before mlflow, which reads the environment that it sets
+
+# isort: split
+from mlflow.exceptions import MlflowException
+
 from search.tracking import tracker as told
+from search.tracking import views
 from search.tracking.confirmed import confirmed_rows, confirmed_tags
 from search.tracking.mlflow_runs import ROLE, TAG_CHARS, Held, Runs
-from search.tracking.outbox import Courier
+from search.tracking.outbox import Courier, first_line
 from search.tracking.pace import Pace
 from search.tracking.registry import Registry
 from search.tracking.strengths import Strengths, strengths_figure
 
+logger = logging.getLogger(__name__)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the outbox says it in one line
 
-PICTURE_EVERY_S = 15.0
+PICTURE_EVERY_S, PAGE_EVERY_S = 15.0, 60.0  # at most; the page takes some megabytes, and waits for another front
 PATIENCE_AT_END_S = 30.0  # without an answer of MLflow
 
 
@@ -49,8 +57,12 @@ class MlflowTracker:
         self._trials: dict[int, Held] = {}
         self._on_front: set[int] = set()  # as MLflow has it
         self._story: Story | None = None
-        self._drawn: Story | None = None
-        self._pace = Pace(PICTURE_EVERY_S)
+        self._drawn: object = None  # what picture and description were made of, and the page
+        self._paged: object = None
+        self._paged_front: Sequence[TrialRecord] = ()
+        self._model: str | None = None  # registered
+        self._views: Mapping[str, views.State] = {}  # as they were written last
+        self._pace, self._page_pace = Pace(PICTURE_EVERY_S), Pace(PAGE_EVERY_S)
 
     @classmethod
     def of(cls, runs: Path, *, tracking: str | None = None, artifacts: str | None = None) -> Self:
@@ -109,7 +121,7 @@ class MlflowTracker:
         return self._courier.flush(PATIENCE_AT_END_S)
 
     def finish(self, status: told.Status) -> None:
-        self._courier.do("drawings", self._draw)
+        self._courier.do("last drawings", self._draw_last)  # behind all that they lead to
         self._courier.do("finish", partial(self._close, status))
         self.settle()
 
@@ -195,24 +207,66 @@ class MlflowTracker:
     def _draw_in_time(self) -> None:
         if self._pace.due:
             self._draw()
+        if self._story and self._page_pace.due and self._story.front.members != self._paged_front:
+            self._draw_page()
+
+    def _draw_last(self) -> None:
+        self._draw()
+        self._draw_page()
 
     def _draw(self) -> None:
-        """The picture and the table, unless the last ones tell the same."""
+        """The picture and the description, unless the last ones tell the same."""
         story = self._story
-        if story is None or story is self._drawn:
+        shown = story, len(self._trials), self._model
+        if story is None or shown == self._drawn:
             return
         with self._pace.timed():
             figure = front_figure(story.records, story.front, title=self._name)
             self._client.log_figure(self._search.id, figure, "front.png")
-            note = f"### Front\n\n{front_table(story.front)}\n"
-            self._runs.write(self._search, tags={"mlflow.note.content": note})
-        self._drawn = story
+            self._describe_front(story)
+        self._drawn = shown
+
+    def _draw_page(self) -> None:
+        """The page, some megabytes, unless the last one tells the same."""
+        story = self._story
+        shown = story, len(self._trials)
+        if story is None or shown == self._paged:
+            return
+        with self._page_pace.timed():
+            self._client.log_text(self._search.id, front_page(story, links=self._link), "front.html")
+        self._paged, self._paged_front = shown, story.front.members
+
+    def _link(self, record: TrialRecord) -> str | None:
+        run = self._trials.get(record.number)
+        return f"#/experiments/{self._experiment}/runs/{run.id}" if run else None
+
+    def _describe_front(self, story: Story) -> None:
+        """The description in Markdown, and the views to which it leads."""
+        said = note(story, self._link)
+        if views.known_here() and story.front.members:
+            self._write_views(story)
+            models = f", [models](#/models/{self._model})" if self._model else ""
+            above = f"{views.links(self._experiment)}{models}\n\n"
+            said = above + said if len(above + said) <= TAG_CHARS else said
+        self._runs.write(self._search, tags={"mlflow.note.content": said})
+
+    def _write_views(self, story: Story) -> None:
+        """No search needs them: what MLflow will not take is left out."""
+        wanted = views.states(story)
+        if wanted == self._views:
+            return
+        try:
+            tags = self._client.get_experiment(self._experiment).tags
+            views.write(tags, wanted, partial(self._client.set_experiment_tag, self._experiment))
+            self._views = wanted
+        except (MlflowException, ValueError, TypeError) as error:
+            logger.debug("MLflow takes no saved views: %s", first_line(error))
 
     def _write_model(self, record: TrialRecord, folder: Path, contender: Contender | None) -> None:
         self._write(record)
         self._registry.keep(record, folder, self._trials[record.number].id, contender)
         if self._story is not None:
-            self._registry.point(self._story.front)
+            self._model = self._registry.point(self._story.front)
 
     def _write_strengths(self, record: TrialRecord, strengths: Strengths) -> None:
         self._write(record)

@@ -136,25 +136,29 @@ class Courier:
         """Wait until all is done, or nothing was for `patience_s`; whether all is done."""
         with self._changed:
             self._hurried = True
-            self._wake()
+            thread = self._wake()
             done, since = self._outbox.done, time.monotonic()
             while self._thread is not None and time.monotonic() < since + patience_s:
                 self._changed.wait(LOOK_S)
                 if self._outbox.done != done:
                     done, since = self._outbox.done, time.monotonic()
-            self._hurried, self._given_up = False, self._thread is not None
+            ended = self._thread is None
+            self._hurried, self._given_up = False, not ended
             self._changed.notify_all()
             missing = len(self._given) + self._outbox.waiting
-        if missing:
+        if ended:
+            thread.join()
+        else:
             logger.warning(MISSING, self._service, missing)
-        return not missing
+        return ended
 
-    def _wake(self) -> None:
+    def _wake(self) -> threading.Thread:
         self._given_up = False
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=f"to {self._service}", daemon=True)
             self._thread.start()
         self._changed.notify_all()
+        return self._thread
 
     def _work(self) -> None:
         while (next_ones := self._next()) is not None:

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -30,7 +30,7 @@ from search.confirmation.record import Contender
 from search.model import WEIGHTS
 from search.pareto import knee
 from search.record import Front, TrialRecord
-from search.report.picture import shown
+from search.report.points import shown
 from search.tracking import tracker as told
 from search.tracking.logged_model import log
 from spaces import InputError
@@ -85,24 +85,36 @@ class Registry:
             self._client.delete_logged_model(broken.model_id)  # of a crash in the middle
         there = (model for model in found if model.status == "READY" and model.tags.get("weights") == weights)
         model = next(there, None) or log(self._client, self._experiment, record, folder, run_id, tags)
-        if not any(version.tags.get("weights") == weights for version in self._versions(of=record.number)):
-            self._client.create_model_version(
-                self._make(),
-                model.artifact_location,  # `models:/m-ID` a client would look up in the store of its process
-                run_id,
-                tags,
-                description=_description(record, confirmed),
-                await_creation_for=0,
-                model_id=model.model_id,
-            )
+        key = {"trial": tags["trial"], "weights": weights}
+        if same := [version for version in self._versions() if version.tags.items() >= key.items()]:
+            self._tell(same[-1], tags, _description(record, confirmed))
+            return
+        self._client.create_model_version(
+            self._make(),
+            model.artifact_location,  # `models:/m-ID` a client would look up in the store of its process
+            run_id,
+            tags,
+            description=_description(record, confirmed),
+            await_creation_for=0,
+            model_id=model.model_id,
+        )
+
+    def _tell(self, version: ModelVersion, tags: Mapping[str, str], description: str) -> None:
+        """What is known of a version now, as after another confirmation."""
+        news = {name: value for name, value in tags.items() if version.tags.get(name) != value}
+        for name, value in news.items():
+            self._client.set_model_version_tag(version.name, version.version, name, value)
+        if news:
+            self._client.update_model_version(version.name, version.version, description)
 
     def point(self, front: Front) -> str | None:
         """Set tags and aliases where every member has a version: its newest is meant; the name of the model."""
-        name, newest = self.name, {int(version.tags["trial"]): version for version in self._versions()}
+        versions = self._versions()
+        name, newest = self.name, {int(version.tags["trial"]): version for version in versions}
         members = {member.number for member in front.members}
         if name is None or not members <= newest.keys():
             return name
-        for version in self._versions():
+        for version in versions:
             on_front = "true" if int(version.tags["trial"]) in members else "false"
             if version.tags.get("on_front") != on_front:
                 self._client.set_model_version_tag(name, version.version, "on_front", on_front)
@@ -139,16 +151,13 @@ class Registry:
             return name
         raise AssertionError("numbers never end")
 
-    def _versions(self, of: int | None = None) -> list[ModelVersion]:
-        """Those of this search, or of one of its trials, oldest first."""
+    def _versions(self) -> list[ModelVersion]:
+        """Those of this search, oldest first."""
         if (name := self.name) is None:
             return []
         found = self._client.search_model_versions(f"name = '{name}'")
-        ours = [version for version in found if version.tags.get("trial", "").isdigit()]
-        return sorted(
-            (version for version in ours if of is None or version.tags["trial"] == str(of)),
-            key=lambda version: int(version.version),
-        )
+        ours = [one for one in found if one.tags.get("trial", "").isdigit() and "weights" in one.tags]
+        return sorted(ours, key=lambda version: int(version.version))
 
 
 _ABOUT = (
@@ -164,12 +173,11 @@ def _tags(record: TrialRecord, confirmed: Contender | None) -> dict[str, str]:
         numbers["test_accuracy"] = record.test_accuracy
     if confirmed is not None:
         numbers |= {**confirmed.costs, **{name: interval.mean for name, interval in confirmed.summary.items()}}
-    tags = {**told.tags_of(record), **{told.key_of(name): repr(value) for name, value in numbers.items()}}
+    known = {"backbone": record.architecture.backbone or "", "arch_id": record.network.id}
+    known |= {told.key_of(name): f"{value:.10g}" for name, value in numbers.items()}
     if confirmed is None:
-        return tags
-    network = confirmed.median.network
-    own = {"network": network.to_json()} if network != record.architecture else {}
-    return {**tags, **own, "confirmed": "true", "verdict": confirmed.verdict, "seed": str(confirmed.median.seed)}
+        return known
+    return {**known, "arch_id": confirmed.median.network.id, "confirmed": "true", "verdict": confirmed.verdict}
 
 
 def _description(record: TrialRecord, confirmed: Contender | None) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from search.report.picture import FRONT
+from search.report.points import FRONT
 
 MOST_PLACES = 80  # drawn; the weakest of more are left out of the picture, not of the file
 ROW_INCHES = 0.19

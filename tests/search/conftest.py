@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.search.browser import browser, page
 from tests.search.postgres import Postgres
 from tests.search.s3 import S3
 

@@ -1,5 +1,6 @@
 """The model folder: it gives back the same model, in a process of its own too, and refuses what it is not."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -17,16 +18,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from search import results
+from search.data import load_data
 from search.data.preprocessing import Preprocessing
-from search.model import FILES, MAX_JSON_BYTES, Model, _load_pyfunc, read_model, write_model
+from search.model import FILES, MAX_JSON_BYTES, Model, _load_pyfunc, measured, read_model, write_model
 from search.record import State, TrialRecord
 from search.study import studies
 from search.study.study import Study
 from spaces import Architecture, InputError, SpaceError, build
+from tests.search.pictures import data_of
 from tests.search.plain import REFERENCE, Table, checkpoint, plain_space
 
 CLASSES = ("zero", "one", "two", "three")
 PREPROCESSING = Preprocessing(image_size=32, resize_size=36, in_chans=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+EXAMPLES = np.random.default_rng(1).integers(0, 256, (3, 36, 36, 3), dtype=np.uint8)
 RESNET = Architecture(backbone="resnet10t", choices={"width": 0.25, "scaling": "rezero"})
 SHARED_VIT = Architecture(
     backbone="vit_tiny_patch16_224",
@@ -46,7 +50,9 @@ def model_of(architecture: Architecture) -> Model:
     for name, buffer in module.named_buffers():
         if name.endswith("running_var"):
             nn.init.uniform_(buffer, 0.5, 2.0)
-    return Model(module=module, architecture=architecture, classes=CLASSES, preprocessing=PREPROCESSING)
+    return Model(
+        module=module, architecture=architecture, classes=CLASSES, preprocessing=PREPROCESSING, examples=EXAMPLES
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +78,8 @@ def test_a_folder_gives_back_the_same_model(architecture: Architecture, tmp_path
     write_model(tmp_path / "deep" / "model", model, {})
     again = read_model(tmp_path / "deep" / "model")
     assert (again.architecture, again.classes, again.preprocessing) == (architecture, CLASSES, PREPROCESSING)
+    assert again.examples is not None
+    assert np.array_equal(again.examples, EXAMPLES)
     assert not again.module.training
     probabilities = model.predict(images)
     assert probabilities.shape == (70, 4)
@@ -112,6 +120,16 @@ def test_the_card_tells_what_the_model_reached(folder: Path) -> None:
     assert card.startswith("# resnet10t w=0.25 rezero\n")
     assert "| accuracy | 0.9722 |\n| macs | 1.23457e+06 |" in card
     assert RESNET.id in card
+    assert "`examples.safetensors` holds images of the validation split." in card
+
+
+def test_only_plain_rows_of_the_card_are_taken(folder: Path) -> None:
+    assert measured(folder) == ("| accuracy | 0.9722 |", "| macs | 1.23457e+06 |")
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("| macs | 1.23457e+06 |", "| macs | <script>x</script> |"))
+    assert measured(folder) == ("| accuracy | 0.9722 |",)
+    (folder / "README.md").unlink()
+    assert measured(folder) == ()
 
 
 def test_an_older_model_folder_is_replaced_and_nothing_else_is(folder: Path, tmp_path: Path) -> None:
@@ -148,6 +166,10 @@ def retensor(change: Callable[[dict], object]) -> Callable[[Path], object]:
         save_file(tensors, folder / "model.safetensors")
 
     return damage
+
+
+def examples(**tensors: torch.Tensor) -> Callable[[Path], object]:
+    return lambda folder: save_file(tensors, folder / "examples.safetensors")
 
 
 def cut(folder: Path) -> None:
@@ -222,6 +244,24 @@ DAMAGES = {
     "an argument timm does not have": (
         rewrite("architecture.json", lambda a: a["kwargs"].update(nonsense=3)),
         r"architecture\.json: .*timm cannot build resnet10t\(nonsense=3\)",
+    ),
+    "cut examples": (
+        lambda f: (f / "examples.safetensors").write_bytes((f / "examples.safetensors").read_bytes()[:200]),
+        r"examples\.safetensors is not a safetensors file",
+    ),
+    "nine examples": (
+        examples(images=torch.zeros(9, 36, 36, 3, dtype=torch.uint8)),
+        r"examples\.safetensors must hold one tensor `images`, U8 \[1 to 8, 36, 36, 3\], not .*\[9, 36, 36, 3\]",
+    ),
+    "no example": (examples(images=torch.zeros(0, 36, 36, 3, dtype=torch.uint8)), r"must hold one .*\[0, 36, 36, 3\]"),
+    "examples of another size": (
+        examples(images=torch.zeros(2, 32, 32, 3, dtype=torch.uint8)),
+        r"must hold one tensor .*, not .*\[2, 32, 32, 3\]",
+    ),
+    "examples as fractions": (examples(images=torch.zeros(2, 36, 36, 3)), r"must hold one tensor .*, not .*'F32'"),
+    "examples and more": (
+        examples(images=torch.zeros(2, 36, 36, 3, dtype=torch.uint8), x=torch.zeros(1)),
+        r"must hold one tensor `images`",
     ),
     "not a mapping": (rewrite("preprocessing.json", lambda p: [1]), r"preprocessing\.json must be a mapping"),
     "not JSON": (lambda f: (f / "classes.json").write_text("['a']"), r"classes\.json is not JSON"),
@@ -381,6 +421,18 @@ class TestResults:
         inputs = results.Inputs(classes=CLASSES, preprocessing=PREPROCESSING)
         inputs.write(tmp_path)
         assert results.Inputs.read(tmp_path) == inputs
+        assert results.Inputs.read(tmp_path).examples is None
+
+    def test_examples_come_back_one_of_each_class_first(self, tmp_path: Path) -> None:
+        dataset = load_data(data_of("digits", image_size=16))
+        results.Inputs.of(dataset).write(tmp_path)
+        found = results.Inputs.read(tmp_path).examples
+        assert found is not None
+        values = dataset.images[dataset.val]
+        labels = [dataset.labels[dataset.val][(values == one).all((1, 2, 3))][0] for one in found]
+        assert labels == list(range(8))
+        few = dataclasses.replace(dataset, val=dataset.val[dataset.labels[dataset.val] < 2])
+        assert results.Inputs.of(few).examples.shape == (8, 16, 16, 1)
 
     @pytest.mark.parametrize(
         ("damage", "message"),
@@ -407,6 +459,7 @@ class TestResults:
     def test_whole_weights_are_written(self, folder: Path, images: np.ndarray) -> None:
         results.write(*trained(folder.parent / "s", folder), folder.parent / "picked")
         picked = read_model(folder.parent / "picked")
+        assert picked.examples is None
         assert torch.equal(picked.predict(images[:2]), read_model(folder).predict(images[:2]))
 
     def test_no_such_search(self, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The outbox: nothing is lost, nothing is repeated, nobody waits, whatever the service does."""
 
 import logging
+import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
-from search.tracking.outbox import Outbox
+from search.tracking.outbox import Courier, Outbox
 
 
 class Service:
@@ -90,3 +92,59 @@ def test_flush_gives_up_in_time(outbox: Outbox, service: Service) -> None:
     began = time.monotonic()
     assert not outbox.flush(0.2)
     assert time.monotonic() - began < 1
+
+
+@pytest.fixture
+def courier(service: Service) -> Courier:
+    return Courier("the list", service.recover)
+
+
+def taking(service: Service, entry: str) -> Callable[[], None]:
+    return lambda: service.take(entry)
+
+
+def test_a_courier_does_all_in_order_and_leaves_no_thread(courier: Courier, service: Service) -> None:
+    for entry in map(str, range(200)):
+        courier.do(entry, taking(service, entry))
+    assert courier.flush(5)
+    assert service.got == list(map(str, range(200)))
+    assert "to the list" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_what_is_given_to_a_busy_courier_is_merged_by_its_key(courier: Courier, service: Service) -> None:
+    busy, free = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        busy.set()
+        free.wait()
+
+    courier.do("slow", slow)
+    busy.wait()
+    for entry in ("a1", "b1", "a2", "a3"):
+        courier.do(entry[0], taking(service, entry))
+    assert service.got == []  # nobody has waited
+    free.set()
+    assert courier.flush(5)
+    assert service.got == ["a3", "b1"]
+
+
+def test_a_courier_keeps_what_a_service_that_is_away_has_to_get(
+    courier: Courier, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.away = True
+    for entry in ("a1", "b1", "a2"):
+        courier.do(entry[0], taking(service, entry))
+    assert not courier.flush(0.2)
+    assert caplog.records[-1].getMessage() == "the list: 2 things are still missing there"
+    assert service.got == []
+    service.away = False
+    assert courier.flush(5)
+    assert sorted(service.got) == ["a2", "b1"]
+    assert "to the list" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_flush_waits_as_long_as_anything_is_done(courier: Courier, service: Service) -> None:
+    for entry in "abcdefgh":
+        courier.do(entry, lambda entry=entry: (time.sleep(0.1), service.take(entry)))
+    assert courier.flush(0.3)
+    assert service.got == list("abcdefgh")

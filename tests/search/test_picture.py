@@ -1,5 +1,6 @@
 """The picture of a front: what a person must be able to read from it."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 from search.evaluator import Measurement
 from search.pareto import Objectives
 from search.record import Front, State, TrialRecord, front_of
-from search.report.picture import FRONT, STOPPED, front_figure, front_picture, front_table, shown
+from search.report.picture import front_figure, front_picture
+from search.report.points import FRONT, STOPPED, shown
 from spaces import Architecture
 
 DIRECTIONS = {"accuracy": "maximize", "macs": "minimize"}
@@ -122,14 +124,22 @@ def test_a_long_front_is_cut_in_the_key_only() -> None:
     figure = front_figure(many, front(many), title="x")
     assert len(texts(figure, 0)) == 40
     assert texts(figure, 1)[-1] == "and 30 more"
-    assert len(front_table(front(many)).splitlines()) == 42
 
 
-def test_the_table_is_markdown_in_the_order_of_the_numbers() -> None:
-    assert front_table(front(RECORDS)).splitlines() == [
-        "| # | architecture | accuracy | macs | trial |",
-        "| --- | --- | --- | --- | --- |",
-        "| 1 | net=0 | 0.97 | 20.00 M | 0 |",
-        "| 2 | net=1 | 0.92 | 4.00 M | 1 |",
-        "| 3 | net=2 | 0.85 | 1.00 M | 2 |",
+def test_of_twelve_objectives_the_first_pairs_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    names = [f"cost_{number}" for number in range(12)]
+    rows = [
+        TrialRecord(
+            number=n,
+            architecture=Architecture(choices={"net": n}),
+            state=State.COMPLETE,
+            seed=0,
+            values={name: float((n * (place + 3)) % 7 + 1) for place, name in enumerate(names)},
+        )
+        for n in range(3)
     ]
+    best = front_of(rows, Objectives(directions=dict.fromkeys(names, "minimize")), dict.fromkeys(names, 9.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        front_picture(rows, best, tmp_path / "twelve.png", title="x")
+    assert len(front_figure(rows, best, title="x").axes) == 13

@@ -103,7 +103,7 @@ def test_each_member_has_one_version_and_three_have_aliases(tmp_path: Path) -> N
     kept(tmp_path)  # resumed, nothing new
     assert versions(tmp_path) == before
     assert [tags["trial"] for tags in before] == ["2", "1", "0"]
-    assert before[0]["macs"] == "3000000.0"
+    assert before[0]["macs"] == "3000000"
     assert before[0]["arch_id"] == architecture(2).id
     assert before[0]["on_front"] == "true"
     assert aliases(tmp_path) == {"most-accurate": "2", "cheapest": "0", "knee": "2"}
@@ -161,6 +161,17 @@ def test_a_confirmation_is_told_and_its_models_take_the_aliases(tmp_path: Path) 
     ]
     assert baselines[0].data.metrics["confirmed_latency_ms"] == 1.25
     assert baselines[0].data.tags["mlflow.parentRunId"] == members[0].data.tags["mlflow.parentRunId"]
+
+
+def test_a_second_confirmation_by_the_same_weights_is_told_too(tmp_path: Path) -> None:
+    kept(tmp_path, RECORDS[:1], confirmation_of(0))
+    first = confirmation_of(0)
+    better = dataclasses.replace(first.contenders[0], verdict="it is dominated")
+    kept(tmp_path, RECORDS[:1], dataclasses.replace(first, contenders=(better,)))
+    assert [tags["verdict"] for tags in versions(tmp_path)] == ["it is dominated"]
+    assert trials(client(tmp_path))[0].data.tags["verdict"] == "it is dominated"
+    version = client(tmp_path).get_model_version_by_alias("digits-2", "knee")
+    assert "Confirmed with 3 seeds: it is dominated" in version.description
 
 
 def test_a_search_that_goes_on_keeps_the_mean_of_the_confirmation(tmp_path: Path) -> None:

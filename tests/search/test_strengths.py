@@ -50,7 +50,7 @@ def test_of_many_layers_the_strongest_are_drawn_and_the_title_says_so() -> None:
 
 
 def test_a_long_name_is_not_cut_off(tmp_path: Path) -> None:
-    title = "vit_tiny_patch16_224 depth=6 embed_dim=64 img_size=16 num_heads=4 patch_size=4 adaptive:0.03"
+    title = "vit_tiny_patch16_224 adaptive:0.03 depth=6 embed_dim=64 img_size=16 num_heads=4 patch_size=4"
     figure = strengths_figure({"b": [1.0]}, title=title)
     assert heading(figure) == title
     figure.savefig(tmp_path / "strengths.png")

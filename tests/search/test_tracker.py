@@ -37,12 +37,16 @@ def test_choices_become_parameters_one_a_stage_where_stages_differ() -> None:
     assert params_of(architecture) == {
         "backbone": "vit",
         "a.kind": "ela",
+        "w": "0.75",
         "w.1": "1.0",
         "w.2": "0.5",
         "kwargs.depth": "4",
         "kwargs.img_size": "[32, 32]",
     }
     assert params_of(Architecture(choices={"op": "conv"})) == {"op": "conv"}
+    mixed = Architecture(choices={"norm": ["keep", "group"], "sharing": ["none", 2], "size": [8, 16, 16]})
+    of_all = {name: value for name, value in params_of(mixed).items() if "." not in name}
+    assert of_all == {"norm": "keep/group", "sharing": "none/2", "size": "13.3333"}
 
 
 def test_tags_tell_what_is_known() -> None:

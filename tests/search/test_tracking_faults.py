@@ -1,27 +1,37 @@
 """Tracking where MLflow is not as it should be: locked, in use, out of reach, a server that dies and comes back."""
 
 import os
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from search.record import State, front_of
+from search.model import WEIGHTS
+from search.record import State
 from search.run import run
 from search.study import studies
 from search.tracking.mlflow import MlflowTracker
+from search.tracking.registry import fetched
 from spaces import InputError
 from tests.search.plain import REFERENCE, Table, plain_space
-from tests.search.told import OBJECTIVES, WORST, client, open_tracker, record, search, start, trials, write_some_model
+from tests.search.server import Server
+from tests.search.told import (
+    client,
+    logged,
+    open_tracker,
+    record,
+    search,
+    start,
+    story,
+    trials,
+    write_some_model,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +51,7 @@ def test_a_locked_store_is_waited_for(tmp_path: Path) -> None:
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait()
-    assert tracker.log(record(0)) is not None
+    assert logged(tracker, record(0)) != [None]
     holder.join()
     assert len(trials(client(tmp_path))) == 1
 
@@ -81,38 +91,6 @@ def test_two_searches_may_start_at_once_and_say_nothing(tmp_path: Path) -> None:
     assert len(search(client(tmp_path), "tags.`archsearch.role` = 'search'")) == 2
 
 
-class Server:
-    """A real `mlflow server` on a port of its own."""
-
-    def __init__(self, folder: Path):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        store = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1"]
-        store += ["--artifacts-destination", str(self.folder / "artifacts")]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, *store], stdout=log, stderr=log, start_new_session=True, env=environment
-            )
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.25)
-        pytest.fail(f"mlflow server did not come up:\n{(self.folder / 'log').read_text()[-3000:]}")
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
@@ -127,14 +105,13 @@ def test_a_server_that_dies_and_comes_back_has_lost_nothing(
     tracker, model = MlflowTracker(server.uri), write_some_model(server.folder / "picked")
     parent = start(tracker)
     records = [record(number) for number in range(6)]
-    known = tracker.log(record(0, State.RUNNING, 3))
+    logged(tracker, record(0, State.RUNNING, 3))
     server.stop()
-    began = time.monotonic()
-    ids = [tracker.log(entry) for entry in records]
-    tracker.front(records, front_of(records, OBJECTIVES, WORST))
+    tracker.reconcile(records)
+    tracker.front(story(records))
     tracker.log_model(records[5], model)
-    assert time.monotonic() - began < 3
-    assert ids == [known] + [None] * 5
+    warned(caplog)
+    assert [tracker.run_of(number) is None for number in range(6)] == [False] + [True] * 5
     assert [entry.levelname for entry in caplog.records if entry.name == "search.tracking.outbox"] == ["WARNING"]
     server.start()
     tracker.finish("FINISHED")
@@ -142,10 +119,44 @@ def test_a_server_that_dies_and_comes_back_has_lost_nothing(
     assert [run.data.tags["trial_key"] for run in trials(store)] == [f"digits-2/{number}" for number in range(6)]
     assert {run.data.tags["on_front"] for run in trials(store)} == {"true"}
     assert all(len(store.get_metric_history(run.info.run_id, "lr")) == 9 for run in trials(store))
-    assert sorted(file.path for file in store.list_artifacts(parent)) == ["front.png", "space.yaml"]
-    assert len(store.get_run(tracker.log(records[5])).outputs.model_outputs) == 1
+    assert sorted(file.path for file in store.list_artifacts(parent)) == ["front.html", "front.png", "space.yaml"]
+    assert len(store.get_run(tracker.run_of(5)).outputs.model_outputs) == 1
+    with fetched("models:/digits-2/1", server.uri, server.folder) as folder:
+        assert (folder / WEIGHTS).read_bytes() == (model / WEIGHTS).read_bytes()
     assert store.get_run(parent).info.status == "FINISHED"
     assert capfd.readouterr().out == ""
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> None:
+    """Waits until the tracker has seen that MLflow is away."""
+    deadline = time.monotonic() + 60
+    while not any(entry.levelname == "WARNING" for entry in caplog.records):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_server_that_dies_under_load_and_comes_back_has_every_value(server: Server) -> None:
+    tracker = MlflowTracker(server.uri)
+    start(tracker)
+    records = [record(number) for number in range(60)]
+    for number, entry in enumerate(records):
+        tracker.log(record(number, State.RUNNING, 3))
+        if number == 10:
+            server.stop()
+        tracker.log(entry)
+        if number == 40:
+            server.start()
+        time.sleep(0.02)
+    assert tracker.settle()
+    store = MlflowClient(tracking_uri=server.uri)
+    found = trials(store)
+    assert [shown.data.tags["trial_key"] for shown in found] == [f"digits-2/{number}" for number in range(60)]
+    for shown, entry in zip(found, records, strict=True):
+        assert shown.data.metrics["accuracy"] == entry.values["accuracy"]
+        losses = store.get_metric_history(shown.info.run_id, "train_loss")
+        known = {measured.fidelity: measured.metrics["train_loss"] for measured in entry.history}
+        assert {point.step: point.value for point in losses} == known
+        assert len(losses) == 9
 
 
 def test_a_server_that_is_away_in_mid_search_misses_no_metric(server: Server, tmp_path: Path) -> None:

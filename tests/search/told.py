@@ -1,6 +1,7 @@
 """Trials to log, and an open look into a local MLflow store: for the tests of tracking."""
 
 import sqlite3
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -59,12 +60,23 @@ def record(number: int, state: State = State.COMPLETE, epochs: int = 9) -> Trial
     )
 
 
+@cache
+def empty_store() -> bytes:
+    """A local store with nothing in it; MLflow takes seconds to make one."""
+    with tempfile.TemporaryDirectory() as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+        return (Path(folder) / "mlflow.db").read_bytes()
+
+
 def start(tracker: MlflowTracker, *, key: str = "k1", trials: int = 16) -> str:
     params = {"seed": 0, "trials": trials, "train": {"lr": 1e-3}}
     return tracker.start(space="digits", search="digits-2", key=key, text="name: digits\n", params=params)
 
 
 def open_tracker(runs: Path, **more: object) -> MlflowTracker:
+    if not (runs / "mlflow.db").exists():
+        runs.mkdir(parents=True, exist_ok=True)
+        (runs / "mlflow.db").write_bytes(empty_store())
     tracker = MlflowTracker.of(runs)
     start(tracker, **more)
     return tracker
