@@ -11,6 +11,8 @@ from tests.search.browser import browser, page
 from tests.search.postgres import Postgres
 from tests.search.s3 import S3
 
+__all__ = ["browser", "page"]  # fixtures
+
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:

@@ -15,7 +15,6 @@ from search.report.page import front_page
 from search.report.story import Story
 from spaces import Architecture
 from tests.search import told
-from tests.search.browser import browser, page  # noqa: F401
 
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 STATES = (State.STOPPED, State.FAILED, State.INFEASIBLE, State.PAUSED, State.RUNNING, State.DUPLICATE)
@@ -104,14 +103,14 @@ def test_the_history_ends_with_the_hypervolume_of_the_front_and_never_falls() ->
     assert moments[-1].hours == pytest.approx((100 * 109 + 50) / 3600)
 
 
-def test_an_empty_search_is_a_page_that_says_so(tmp_path: Path, page: Any) -> None:  # noqa: F811
+def test_an_empty_search_is_a_page_that_says_so(tmp_path: Path, page: Any) -> None:
     page.goto(written(tmp_path, story([])).as_uri())
     page.wait_for_selector("#front .main-svg")
     assert "nothing measured yet" in page.inner_text("#front")
     assert "nothing to choose from" in page.inner_text("body")
 
 
-def test_names_from_outside_do_no_harm(tmp_path: Path, page: Any) -> None:  # noqa: F811
+def test_names_from_outside_do_no_harm(tmp_path: Path, page: Any) -> None:
     records = [
         TrialRecord(
             number=n,
@@ -135,7 +134,7 @@ def test_names_from_outside_do_no_harm(tmp_path: Path, page: Any) -> None:  # no
     assert EVIL.split("<")[1].strip("/>") in page.inner_text("#chosen")
 
 
-def point(page: Any, standing: str, place: int = 0) -> dict[str, float]:  # noqa: F811
+def point(page: Any, standing: str, place: int = 0) -> dict[str, float]:
     """The middle of a trial's mark on the screen."""
     group = page.evaluate(
         "name => document.getElementById('front').data.findIndex(one => one.legendgroup === name)", standing
@@ -145,7 +144,7 @@ def point(page: Any, standing: str, place: int = 0) -> dict[str, float]:  # noqa
     return {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
 
 
-def test_pointing_names_a_trial_and_clicking_opens_its_run(tmp_path: Path, page: Any) -> None:  # noqa: F811
+def test_pointing_names_a_trial_and_clicking_opens_its_run(tmp_path: Path, page: Any) -> None:
     page.goto(written(tmp_path, story(importance=lambda: IMPORTANCE)).as_uri())
     page.wait_for_selector("#front .point")
     page.mouse.move(**point(page, "front"))
@@ -159,7 +158,7 @@ def test_pointing_names_a_trial_and_clicking_opens_its_run(tmp_path: Path, page:
     assert page.input_value("#chosen input") == f"http://127.0.0.1:5000/#/experiments/1/runs/{0:032x}"
 
 
-def test_any_pair_of_values_can_be_looked_at_and_tables_sorted(tmp_path: Path, page: Any) -> None:  # noqa: F811
+def test_any_pair_of_values_can_be_looked_at_and_tables_sorted(tmp_path: Path, page: Any) -> None:
     page.goto(written(tmp_path, story(confirmation=confirmation())).as_uri())
     page.wait_for_selector("#front .point")
     page.select_option("#x", "params")
@@ -173,7 +172,7 @@ def test_any_pair_of_values_can_be_looked_at_and_tables_sorted(tmp_path: Path, p
     assert front.locator("tbody tr td:first-child").all_inner_texts() == ["1", "2", "3", "4"]
 
 
-def test_in_a_sandbox_a_click_says_where_the_run_is(tmp_path: Path, page: Any) -> None:  # noqa: F811
+def test_in_a_sandbox_a_click_says_where_the_run_is(tmp_path: Path, page: Any) -> None:
     """As MLflow shows an artifact: a blob in a frame that may run scripts, and nothing else."""
     html = written(tmp_path, story()).read_text("utf-8")
     page.route("http://mlflow.test/", lambda route: route.fulfill(body="<body></body>", content_type="text/html"))

@@ -10,7 +10,6 @@ from search.record import State, TrialRecord
 from search.tracking import views
 from search.tracking.mlflow import MlflowTracker
 from spaces import Architecture
-from tests.search.browser import browser, page  # noqa: F401  fixtures
 from tests.search.server import Server
 from tests.search.told import client, open_tracker, record, start, story
 
@@ -93,7 +92,7 @@ def test_a_search_goes_on_where_its_views_are_refused(tmp_path: Path, monkeypatc
     assert "### Front" in parent.data.tags["mlflow.note.content"]
 
 
-def test_the_views_show_their_points_in_a_browser(tmp_path: Path, page) -> None:  # noqa: F811
+def test_the_views_show_their_points_in_a_browser(tmp_path: Path, page) -> None:
     server = Server(tmp_path)
     server.start()
     try:
