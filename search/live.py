@@ -17,9 +17,9 @@ from rich.text import Text
 
 from search.evaluator import SPREAD, UNSTEADY
 from search.record import Front, State, TrialRecord
+from search.report.labels import label_of
 from search.report.points import shown
 from search.study.study import Study
-from search.tracking.tracker import label_of
 
 MOST_ROWS = 8  # of the front, so that the panel fits a terminal of 24 lines beside four running trials
 

@@ -9,10 +9,10 @@ from typing import Any
 from search.confirmation.record import Confirmation
 from search.record import Front, TrialRecord
 from search.report.history import Moment, hypervolume_history
+from search.report.labels import label_of
 from search.report.points import DOMINATED, FRONT, STOPPED, Standing, in_decades, known, shown, standings, titled
 from search.report.story import Story
 from search.report.tables import Links
-from search.tracking.tracker import label_of
 
 BACKBONE = "unmodified backbone"
 DIGITS = 7  # significant ones, of values: more than anybody reads, and half the file

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from search.record import Front, State, TrialRecord
+from search.report.labels import label_of
 from search.report.points import DOMINATED, FRONT, STOPPED, in_decades, known, shown, titled
-from search.tracking.tracker import label_of
 
 PANELS_A_ROW, MOST_PANELS = 2, 12  # of more pairs, a picture would be too long to look at, and slow to draw
 PANEL_INCHES, KEY_INCHES = (5.6, 4.6), 3.2

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from search.confirmation.record import Confirmation, Contender, Interval
 from search.record import Front, TrialRecord
+from search.report.labels import label_of
 from search.report.points import comparable, shown, with_unit
-from search.tracking.tracker import label_of
 
 Links = Callable[[TrialRecord], str | None]
 """The address of a trial's run; one that begins with `#` is a page of the MLflow that shows the report."""

@@ -22,6 +22,7 @@ from mlflow.types import Schema, TensorSpec
 from search.examples import EXAMPLES, read_examples
 from search.model import read_classes, read_json, read_preprocessing
 from search.record import TrialRecord
+from search.report.labels import label_of, params_of
 from search.tracking import tracker as told
 
 
@@ -29,8 +30,8 @@ def log(
     client: MlflowClient, experiment: str, record: TrialRecord, folder: Path, run_id: str, tags: Mapping[str, str]
 ) -> LoggedModel:
     """Log a model folder as the output of a run; it is READY only when it is all there."""
-    name = re.sub(r"[/:.%\"']", "_", told.label_of(record.architecture))  # which MLflow refuses in names
-    params = told.params_of(record.architecture)
+    name = re.sub(r"[/:.%\"']", "_", label_of(record.architecture))  # which MLflow refuses in names
+    params = params_of(record.architecture)
     model = client.create_logged_model(experiment, name, run_id, dict(tags), params, "archsearch")
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "model"

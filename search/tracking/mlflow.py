@@ -16,6 +16,7 @@ from typing import Any, Self, final
 
 from search.confirmation.record import Confirmation, Contender
 from search.record import State, TrialRecord
+from search.report.labels import flat, label_of, params_of
 from search.report.note import note
 from search.report.page import front_page
 from search.report.picture import front_figure
@@ -25,6 +26,7 @@ from search.tracking import mlflow_store as store  # before mlflow, which reads 
 # isort: split
 from mlflow.exceptions import MlflowException
 
+from search.report.strengths import Strengths, strengths_figure
 from search.tracking import tracker as told
 from search.tracking import views
 from search.tracking.confirmed import confirmed_rows, confirmed_tags
@@ -32,7 +34,6 @@ from search.tracking.mlflow_runs import ROLE, TAG_CHARS, Held, Runs
 from search.tracking.outbox import Courier, first_line
 from search.tracking.pace import Pace
 from search.tracking.registry import Registry
-from search.tracking.strengths import Strengths, strengths_figure
 
 logger = logging.getLogger(__name__)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the outbox says it in one line
@@ -127,7 +128,7 @@ class MlflowTracker:
 
     def _describe(self, text: str, params: Mapping[str, Any]) -> None:
         """What the whole search has in common; a changed setting becomes a tag, as MLflow's params are final."""
-        given, held, tags = told.flat(params), self._search.params, told.surroundings()
+        given, held, tags = flat(params), self._search.params, told.surroundings()
         for name, value in given.items():
             if held.get(name, value) != value:
                 tags[f"resumed.{name}"] = value
@@ -155,12 +156,12 @@ class MlflowTracker:
             run = None
         if run is None:
             first = {"mlflow.parentRunId": self._search.id, "on_front": "false", **tags}
-            run = self._runs.create(told.label_of(record.architecture), first, record.started)
+            run = self._runs.create(label_of(record.architecture), first, record.started)
             self._trials[record.number] = run
         if run.tags.get("confirmed") == "true":  # the mean of several tests stands there
             record = dataclasses.replace(record, test_accuracy=None)
         rows, tags[told.SENT] = told.news(record, run.metrics, run.tags.get(told.SENT, ""))
-        params = told.params_of(record.architecture)
+        params = params_of(record.architecture)
         status = told.STATUS[record.state]
         self._runs.write(run, tags=tags, params=params, rows=rows, status=status, ended=record.ended)
 
@@ -173,7 +174,7 @@ class MlflowTracker:
         known = self._runs.children(self._search, "baseline")
         if found := next((run for run in known if run.tags.get("arch_id") == contender.architecture.id), None):
             return found
-        label = told.label_of(contender.architecture)
+        label = label_of(contender.architecture)
         tags = {
             "mlflow.parentRunId": self._search.id,
             ROLE: "baseline",
@@ -183,7 +184,7 @@ class MlflowTracker:
             "status": str(State.COMPLETE),
         }
         run = self._runs.create(f"{label} unmodified", tags, None)
-        self._runs.write(run, params=told.params_of(contender.architecture), status="FINISHED")
+        self._runs.write(run, params=params_of(contender.architecture), status="FINISHED")
         return run
 
     def _forget(self, number: int) -> None:
@@ -271,7 +272,7 @@ class MlflowTracker:
     def _write_strengths(self, record: TrialRecord, strengths: Strengths) -> None:
         self._write(record)
         run = self._trials[record.number]
-        figure = strengths_figure(strengths, title=told.label_of(record.architecture))
+        figure = strengths_figure(strengths, title=label_of(record.architecture))
         self._client.log_dict(run.id, dict(strengths), "strengths.json")
         self._client.log_figure(run.id, figure, "strengths.png")
 

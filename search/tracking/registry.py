@@ -30,6 +30,7 @@ from search.confirmation.record import Contender
 from search.model import WEIGHTS
 from search.pareto import knee
 from search.record import Front, TrialRecord
+from search.report.labels import label_of
 from search.report.points import shown
 from search.tracking import tracker as told
 from search.tracking.logged_model import log
@@ -188,7 +189,7 @@ def _description(record: TrialRecord, confirmed: Contender | None) -> str:
         said["test_accuracy"] = shown(record.test_accuracy)
     for name, interval in {} if confirmed is None else confirmed.summary.items():
         said[name] = f"{shown(interval.mean)} ({shown(interval.low)} to {shown(interval.high)})"
-    head = f"`{told.label_of(record.architecture)}`, trial {record.number}"
+    head = f"`{label_of(record.architecture)}`, trial {record.number}"
     verdict = "" if confirmed is None else f"\n\nConfirmed with {len(confirmed.retrainings)} seeds: {confirmed.verdict}"
     table = "\n".join(f"| {name} | {text} |" for name, text in said.items())
     return f"{head}{verdict}\n\n| | |\n|---|---|\n{table}\n"

@@ -4,14 +4,13 @@ Knows records, and MLflow's conventions without importing it: `search.tracking.m
 """
 
 import contextlib
-import json
 import os
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from getpass import getuser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,8 +19,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 from search.confirmation.record import Confirmation
 from search.record import Front, State, TrialRecord
 from search.report.story import Story
-from search.tracking.strengths import Strengths
-from spaces import Architecture, SpaceError
+from search.report.strengths import Strengths
+from spaces import SpaceError
 
 Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 STATUS: Mapping[State, Status] = {
@@ -116,15 +115,6 @@ def ui_command(runs: Path, port: int, *, tracking: str | None = None) -> tuple[l
     return command, {**os.environ, **store, "MLFLOW_DEFAULT_ARTIFACT_ROOT": str(artifacts_of(runs))}
 
 
-def label_of(architecture: Architecture) -> str:
-    """Its label; for one that cannot be built, and so has none, what was proposed."""
-    try:
-        return architecture.label
-    except SpaceError:
-        words = [f"{name}={value}" for name, value in params_of(architecture).items() if name != "backbone"]
-        return " ".join([str(architecture.backbone), *words])
-
-
 def tags_of(record: TrialRecord) -> dict[str, str]:
     """What to filter trials by, but for `on_front`."""
     architecture = record.architecture
@@ -141,18 +131,6 @@ def tags_of(record: TrialRecord) -> dict[str, str]:
     with contextlib.suppress(SpaceError):  # what cannot be built has no identity; `reason` says why
         tags["arch_id"] = architecture.id
     return {name: value for name, value in tags.items() if value}
-
-
-def params_of(architecture: Architecture) -> dict[str, str]:
-    """Every choice as proposed, as text: `width`, `kwargs.depth`, `norm.2` (of stage 2), `attention.kind`.
-
-    Where stages differ there is one value for all of them too, so that each trial has it: `width` is then the mean,
-    `norm` all of them, `keep/keep/none`. What was not chosen is absent. MLflow sorts params as text; its parallel
-    coordinates take a param as numbers where it is a number everywhere.
-    """
-    params = flat(architecture.choices, stages=True)
-    params |= {f"kwargs.{name}": value for name, value in flat(architecture.kwargs).items()}
-    return params if architecture.backbone is None else {"backbone": architecture.backbone, **params}
 
 
 class Row(NamedTuple):
@@ -211,30 +189,6 @@ def key_of(name: str) -> str:
 
 def milliseconds(seconds: float) -> int:
     return round(1000 * seconds)
-
-
-def flat(nested: Mapping[str, Any], *, stages: bool = False) -> dict[str, str]:
-    """One level of names joined by dots; a list is one value, or with `stages` that of all and one a stage, from 1."""
-    return dict(_flat("", nested, stages))
-
-
-def _flat(name: str, value: object, stages: bool) -> Iterator[tuple[str, str]]:
-    if stages and isinstance(value, list | tuple):
-        yield name, _of_all(value)
-        value = {str(stage): entry for stage, entry in enumerate(value, start=1)}
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from _flat(f"{name}.{key}" if name else str(key), entry, stages)
-    else:
-        yield name, value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _of_all(values: Sequence[object]) -> str:
-    """What stages chose, in one value."""
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if values and len(numbers) == len(values):
-        return f"{sum(numbers) / len(numbers):.6g}"
-    return "/".join(value if isinstance(value, str) else json.dumps(value, default=str) for value in values)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from search.report.labels import params_of
 from search.report.story import Story
-from search.tracking.tracker import key_of, milliseconds, params_of, versions
+from search.tracking.tracker import key_of, milliseconds, versions
 from spaces.schema import ACCURACY
 
 FIRST, BEYOND = (3, 15), (3, 18)  # versions of MLflow: the first to have saved views, the first that was not tried

@@ -30,9 +30,10 @@ from mlflow import MlflowClient
 from search.evaluator import Measurement
 from search.pareto import Objectives
 from search.record import State, TrialRecord, front_of
+from search.report.labels import params_of
 from search.report.story import Story
 from search.tracking.mlflow import MlflowTracker
-from search.tracking.tracker import params_of, tags_of
+from search.tracking.tracker import tags_of
 from spaces import Architecture
 from tests.benchmarks.machine import circumstances
 from tests.search.server import Server

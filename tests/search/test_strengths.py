@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from search.tracking.strengths import MOST_PLACES, strengths_figure
+from search.report.strengths import MOST_PLACES, strengths_figure
 
 UNEVEN = {"layer1.0.bn2": [0.1, 0.9, 0.2, 0.4], "layer2.0.bn2": [0.5, 0.5, 0.5, 0.5], "layer3.0.bn2": [0.25]}
 

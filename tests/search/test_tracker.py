@@ -7,7 +7,8 @@ import pytest
 
 from search.evaluator import Measurement
 from search.record import State, TrialRecord
-from search.tracking.tracker import SENT, flat, label_of, news, params_of, store_of, surroundings, tags_of, ui_command
+from search.report.labels import flat, label_of, params_of
+from search.tracking.tracker import SENT, news, store_of, surroundings, tags_of, ui_command
 from spaces import Architecture
 
 RESNET = Architecture(backbone="resnet10t", choices={"width": [0.25, 0.5, 0.5, 1.0], "scaling": "rezero"})
