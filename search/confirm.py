@@ -25,6 +25,7 @@ from search.confirmation.retrainer import TRAIN, TRAINED_ON, Retrainer
 from search.confirmation.roster import Entrant, Roster
 from search.confirmation.verdicts import Court, Terms
 from search.costing import entries
+from search.gate import said
 from search.metered import Metering
 from search.record import Front, TrialRecord
 from search.study import studies
@@ -43,6 +44,9 @@ from spaces.errors import unknown
 from spaces.schema import ACCURACY, JUDGED
 
 OWN = "cannot be confirmed: its evaluator is the user's own, and only networks that we train are trained again"
+
+
+MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ class Asked:
             raise InputError(
                 f"--seeds {self.seeds}: each is trained at least once; two or more tell how sure a mean is"
             )
+        if self.seeds > MOST_SEEDS:
+            raise InputError(f"--seeds {self.seeds}: at most {MOST_SEEDS}; five tell most differences that matter")
         if self.trained_on not in TRAINED_ON:
             raise InputError(f"--train-on: {unknown('choice', self.trained_on, TRAINED_ON)}")
         if not 0 < self.margin < 1:
@@ -124,10 +130,12 @@ def confirm(
             tracker = MlflowTracker.of(runs, tracking=places.tracking, artifacts=places.artifacts)
             tracker.start(space=before.file.name, search=name, key=study.key, text="", params={})
             keeper = Keeper(study, tracker)
-            found = confirmed(study, task, asked, resources=resources, metering=None, console=console)
-            if found is not None:
-                keeper.confirmed(found)
-            keeper.close(_status(study))
+            try:
+                found = confirmed(study, task, asked, resources=resources, metering=None, console=console)
+                if found is not None:
+                    keeper.confirmed(found)
+            finally:
+                keeper.close(_status(study))
     return found
 
 
@@ -168,12 +176,25 @@ def confirmed(
     """
     assert task.dataset is not None
     seeds = tuple(task.file.search.seed + k for k in range(1, asked.seeds + 1))
-    entrants = _entrants(chosen(study.front, asked.chosen), task)
-    roster = Roster(Journal(study.directory), entrants, seeds, asked.trained_on)
+    journal, checkpoints = Journal(study.directory), checkpoints_of(study.directory, confirmed=True)
+    if not journal.numbers:
+        _clear(checkpoints)
+    wanted = {record.number for record in chosen(study.front, asked.chosen)}
+    members = [
+        record
+        for record in study.front.members
+        if record.number in wanted or journal.knows(record.architecture, seeds, asked.trained_on)
+    ]
+    roster = Roster(journal, _entrants(members, task), seeds, asked.trained_on)
+    console.print(f"{len(roster.open)} of {len(roster.jobs)} trainings are to be done", highlight=False)
+    before, there = store.read(study.directory), {None, *(record.number for record in members)}
+    if left := [one for one in (before.contenders if before else ()) if one.trial not in there]:
+        names = ", ".join(one.architecture.label for one in left)
+        console.print(f"note: no longer confirmed, as that was with other settings: {names}", style="dim", markup=False)
     meter = metering.process if metering else None
     train = Retrainer(task.file, task.dataset, asked.trained_on)
     try:
-        _train(roster, train, checkpoints_of(study.directory, confirmed=True), resources, meter, console)
+        _train(roster, train, checkpoints, resources, meter, console)
         roster.check()
         with metering_for(task, metering, study.directory.parent, console) as (costed, gauge):
             contenders, unfit = measured(roster, costed, gauge)
@@ -205,6 +226,17 @@ def chosen(front: Front, ids: Sequence[str]) -> list[TrialRecord]:
     for given in ids or (None,):
         results.choose(front, chosen=given)
     return [record for record in front.members if not ids or record.network.id in ids]
+
+
+def _clear(checkpoints: Checkpoints) -> None:
+    """Leaves nothing of a confirmation whose journal is gone: its numbers come again."""
+    try:
+        for number in checkpoints.held():
+            checkpoints.drop(number)
+    except InputError:
+        raise
+    except Exception as error:  # each kind of store has its own
+        raise InputError(f"the store of checkpoints cannot be used: {said(error)}") from error
 
 
 def _entrants(members: Sequence[TrialRecord], task: Task) -> list[Entrant]:

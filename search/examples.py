@@ -34,7 +34,9 @@ def examples_of(dataset: Dataset) -> NDArray[np.uint8]:
 
 
 def write_examples(path: Path, examples: NDArray[np.uint8]) -> None:
-    save_file({"images": torch.from_numpy(examples.copy())}, path)
+    part = path.with_name(f"{path.name}.part")  # a reader, and a killed process, sees the old file or the new one
+    save_file({"images": torch.from_numpy(examples.copy())}, part)
+    part.replace(path)
 
 
 def read_examples(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8] | None:

@@ -72,6 +72,10 @@ class Gate:
         """
         return flat(self._evaluator.measure(architecture)) if isinstance(self._evaluator, Meter) else {}
 
+    def held(self, costs: Mapping[str, float]) -> Checked:
+        """All costs, as they are known already, against the constraints."""
+        return _held(costs, self._limits)
+
     def promising(self, architecture: Architecture) -> bool:
         """Whether it may be feasible as far as can be said without a clock: by counting, and by what others took."""
         if architecture.id in self._known:
@@ -94,7 +98,7 @@ class Gate:
             timed = self.measure(architecture)
         except SpaceError as error:
             return replace(counted, reason=f"cannot be measured: {said(error)}")
-        return _held({**counted.costs, **timed}, self._limits)
+        return self.held({**counted.costs, **timed})
 
 
 def _held(costs: Mapping[str, float], limits: Iterable["Limit"]) -> Checked:

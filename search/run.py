@@ -174,17 +174,19 @@ def run(
                 )
                 study.interrupt(study.overspent or "interrupted")
             confirmation = None
-            if over is not None:
-                _test(study, task.evaluator, resources, metering, console)
-                if confirm is not None and study.front.members:
-                    confirmation = confirmed(
-                        study, task, confirm, resources=resources, metering=metering, console=console
-                    )
+            try:
+                if over is not None:
+                    _test(study, task.evaluator, resources, metering, console)
+                    if confirm is not None and study.front.members:
+                        confirmation = confirmed(
+                            study, task, confirm, resources=resources, metering=metering, console=console
+                        )
+            finally:  # a front that cannot be confirmed is kept all the same
                 if confirmation is not None:
                     keeper.confirmed(confirmation)
-                elif task.dataset is not None:
+                elif over is not None and task.dataset is not None:
                     keeper.keep_models()
-            keeper.close("KILLED" if over is None else "FINISHED")
+                keeper.close("KILLED" if over is None else "FINISHED")
             return Result(
                 name=directory.name,
                 directory=directory,

@@ -30,15 +30,14 @@ def confirm(
     runs: Runs = RUNS,
     chosen: Annotated[
         list[str] | None,
-        typer.Option("--id", help="Only this architecture of the front; may be given often.", show_default=False),
+        typer.Option("--id", help="Only this one of the front, else all; may be given often.", show_default=False),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each, paired by their seeds.", metavar="K")] = 5,
     train_on: Annotated[
-        str, typer.Option(help="train, or train+val: the validation images too.", metavar="SPLITS")
+        str,
+        typer.Option(help="train, or train+val: validation images too, which then choose no seed.", metavar="SPLITS"),
     ] = "train",
-    margin: Annotated[
-        float, typer.Option(help="Of test accuracy; a difference that is surely smaller does not matter.")
-    ] = 0.01,
+    margin: Annotated[float, typer.Option(help="Test accuracies that surely differ by less count as equal.")] = 0.01,
     address: Address = None,
     gpus_per_trial: GpusPerTrial = None,
     cpus_per_trial: CpusPerTrial = None,
@@ -48,6 +47,8 @@ def confirm(
     allow_code: AllowCode = False,
 ) -> None:
     """Train the front of a search again, and the backbones as timm has them beside it, with several seeds; test them.
+
+    That is as many full trainings as there are members and backbones, times the seeds.
 
     Says which members the test data bear out. Ctrl-C ends it cleanly; the same command goes on. `pick` then gives the
     training of median validation accuracy.

@@ -67,7 +67,9 @@ def pick(
     folder = output or Path(f"{name}-{record.network.id}")
     results.write(found, record, folder)
     console = Console()
-    console.print(Text(f"{record.network.label} is in {folder}"))
+    contender = None if (found_again := store.read(found.directory)) is None else found_again.of(record.number)
+    which = "" if contender is None else f", as trained again with seed {contender.median.seed}"
+    console.print(Text(f"{record.network.label} is in {folder}{which}"))
     console.print(f"Use it:\n  python {folder / 'predict.py'} IMAGE\n", markup=False, highlight=False, soft_wrap=True)
     console.print((folder / "predict.py").read_text(), markup=False, highlight=False, soft_wrap=True)
 

@@ -21,7 +21,10 @@ def report(
     name: Name,
     runs: Runs = RUNS,
     output: Annotated[
-        Path | None, typer.Option("--output", help="File to write; NAME-report.html by default.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File to write; NAME-report.html by default.", metavar="FILE", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Write what a search has found as one HTML page that needs nothing else, also while it runs."""
@@ -36,7 +39,12 @@ def report(
     path = output or Path(f"{name}-report.html")
     with file_faults(path):
         _refuse_others(path)
-        path.write_text(front_page(story, links=lambda record: _run(record.mlflow_run_id)), encoding="utf-8")
+        part = path.with_name(f".{path.name}.part")  # an earlier report stays until this one is whole
+        try:
+            part.write_text(front_page(story, links=lambda record: _run(record.mlflow_run_id)), encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     where = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"
     said = f"{path}: open it in a browser; its links lead to MLflow while `archsearch ui{where}` runs"
     Console().print(said, markup=False, highlight=False, soft_wrap=True)
@@ -57,5 +65,10 @@ def _refuse_others(path: Path) -> None:
         raise InputError(f"--output {path} is a folder; give the name of a file, as {path / 'report.html'}")
     if not path.parent.is_dir():
         raise InputError(f"--output {path}: there is no folder {path.parent}")
-    if path.exists() and MADE_BY not in path.read_text(encoding="utf-8", errors="replace")[:2000]:
+    if path.exists() and not (path.is_file() and MADE_BY in _head(path)):
         raise InputError(f"{path} is no report of archsearch and stays as it is; choose another name with --output")
+
+
+def _head(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(2000)

@@ -74,11 +74,12 @@ def told(found: Confirmation, objectives: tuple[str, ...]) -> Iterator[Table | T
     """
     seeds = f"{len(found.seeds)} seeds" if len(found.seeds) > 1 else "one seed"
     yield Text(f"Trained again on {found.trained_on} with {seeds}, tested on {found.images} images", style="bold")
-    costs = [name for name in found.contenders[0].costs if not name.endswith((SPREAD, UNSTEADY))]
+    known = dict.fromkeys(name for one in found.contenders for name in one.costs)
+    costs = [name for name in known if not name.endswith((SPREAD, UNSTEADY))]
     names = [name for name in costs if name in objectives or name.startswith("latency")]
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("", justify="right")
-    table.add_column("architecture", overflow="fold")
+    table.add_column("architecture", overflow="fold", min_width=20)  # a name of timm's is seldom longer
     for name in (*names, *REACHED.values()):
         table.add_column(name, justify="right")
     for place, one in enumerate(found.contenders, start=1):
@@ -86,6 +87,8 @@ def told(found: Confirmation, objectives: tuple[str, ...]) -> Iterator[Table | T
         cells += [with_width(one.summary[name]) if name in one.summary else "-" for name in REACHED]
         table.add_row(str(place), Text(one.architecture.label), *cells)
     yield table
+    if any(one.costs.get(name + UNSTEADY) for one in found.contenders for name in names):
+        yield Text("~ measured, but not steadily", style="dim")
     yield Text()
     for place, one in enumerate(found.contenders, start=1):
         yield Text(f"{place:>2} {_kind(one)}: {one.verdict}")
@@ -102,7 +105,7 @@ def with_width(interval: Interval) -> str:
 def _cost(one: Contender, name: str) -> str:
     if name not in one.costs:
         return "-"
-    return shown(one.costs[name]) + (" unsteady" if one.costs.get(name + UNSTEADY) else "")
+    return shown(one.costs[name]) + ("~" if one.costs.get(name + UNSTEADY) else "")
 
 
 def _kind(one: Contender) -> str:

@@ -6,11 +6,13 @@
     {"failed": 3, "reason": "..."}
 
 Lines are only ever added, by the holder of the search's lease; half a line, of a driver that was killed, is dropped.
-What is in it is never done again, whoever asks for it later. Knows nothing of training.
+What has ended is never done again, whoever asks for it later; what has failed is, by the next that asks. Knows
+nothing of training.
 """
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, final
 
@@ -40,6 +42,18 @@ class Journal:
             except (InputError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                 reason = f"{self._file}, line {place} is damaged ({error!r})"
                 raise InputError(f"{reason}; remove the file, and all is trained again") from None
+
+        self._outcomes = {number: one for number, one in self._outcomes.items() if isinstance(one, Retraining)}
+
+    @property
+    def numbers(self) -> set[int]:
+        """Of all checkpoints."""
+        return set(self._numbers.values())
+
+    def knows(self, architecture: Architecture, seeds: Iterable[int], trained_on: str) -> bool:
+        """Whether all these trainings have ended well."""
+        numbers = [self._numbers.get((architecture.id, seed, trained_on)) for seed in seeds]
+        return all(number in self._outcomes for number in numbers)
 
     def number(self, architecture: Architecture, seed: int, trained_on: str) -> int:
         """Of the checkpoint of a training, which it keeps."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from spaces import Architecture
 
+TESTED = "test_accuracy"  # the value that every training of a confirmation has
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retraining:

@@ -6,13 +6,14 @@ Knows JSON, nothing of how anything was found.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from search.confirmation.record import Confirmation, Contender, Failure, Interval, Retraining
+from search.confirmation.record import TESTED, Confirmation, Contender, Failure, Interval, Retraining
 from spaces import Architecture, InputError
 
 FILE = "confirmation.json"
@@ -64,11 +65,14 @@ def retraining_from_dict(given: Mapping[str, Any]) -> Retraining:
     Raises:
         KeyError, TypeError, ValueError, AttributeError, SpaceError: it is none.
     """
+    values = _numbers(given["values"])
+    if TESTED not in values:
+        raise KeyError(TESTED)
     return Retraining(
         seed=int(given["seed"]),
         number=int(given["number"]),
         network=Architecture.from_dict(given["network"]),
-        values=_numbers(given["values"]),
+        values=values,
     )
 
 
@@ -84,12 +88,15 @@ def _plain(record: Confirmation | Contender | Failure | Retraining) -> dict[str,
 
 
 def _confirmation(given: Mapping[str, Any]) -> Confirmation:
+    contenders, seeds = tuple(map(_contender, given["contenders"])), tuple(map(int, given["seeds"]))
+    if not contenders or not seeds:
+        raise ValueError("a confirmation of nobody")
     return Confirmation(
         trained_on=str(given["trained_on"]),
-        seeds=tuple(map(int, given["seeds"])),
+        seeds=seeds,
         images=int(given["images"]),
-        margin=float(given["margin"]),
-        contenders=tuple(map(_contender, given["contenders"])),
+        margin=_numbers({"margin": given["margin"]})["margin"],
+        contenders=contenders,
         gain=str(given["gain"]),
         failures=tuple(map(_failure, given["failures"])),
     )
@@ -99,6 +106,8 @@ def _contender(given: Mapping[str, Any]) -> Contender:
     retrainings = tuple(map(retraining_from_dict, given["retrainings"]))
     if not retrainings:
         raise ValueError("a contender without retrainings")
+    if TESTED not in given["summary"]:
+        raise KeyError(TESTED)
     return Contender(
         architecture=Architecture.from_dict(given["architecture"]),
         trial=None if given["trial"] is None else int(given["trial"]),
@@ -118,4 +127,11 @@ def _failure(given: Mapping[str, Any]) -> Failure:
 
 
 def _numbers(given: Mapping[str, Any]) -> dict[str, float]:
-    return {str(name): float(value) for name, value in given.items()}
+    """
+    Raises:
+        ValueError: one is none, or is infinite.
+    """
+    found = {str(name): float(value) for name, value in given.items()}
+    if bad := [name for name, value in found.items() if not math.isfinite(value)]:
+        raise ValueError(f"{bad[0]} is {found[bad[0]]}")
+    return found

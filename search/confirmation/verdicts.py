@@ -5,15 +5,14 @@ worse in whatever else is known only after training. What violates the constrain
 and statistics, not where they come from.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from search.confirmation.record import Contender
+from search.confirmation.record import TESTED, Contender
 from search.confirmation.statistics import Difference, differences
 from search.pareto import Direction
-
-TESTED = "test_accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +115,9 @@ class Court:
         return replace(found, interval=replace(there, mean=-there.mean, low=-there.high, high=-there.low))
 
     def _prices(self, one: Contender) -> tuple[float, ...]:
-        return tuple(_sign(direction) * one.costs[name] for name, direction in self._terms.costs.items())
+        """NaN, which is below nothing, where a cost could not be measured."""
+        costs = self._terms.costs.items()
+        return tuple(_sign(direction) * one.costs.get(name, math.nan) for name, direction in costs)
 
     def _no_dearer(self, one: Contender, other: Contender) -> bool:
         return all(a <= b for a, b in zip(self._prices(one), self._prices(other), strict=True))
@@ -135,14 +136,15 @@ class Court:
             return "No unmodified backbone of the space meets the constraints: there is none to compare with."
         best = max(plain, key=self._accuracy)
         base = f"{best.architecture.label} as timm has it, the most accurate unmodified backbone ({_told(best)})"
-        found = [each for each in self._all if not each.unmodified and self._no_dearer(each, best)]
+        fit = [each for each in self._all if not each.unmodified and each.architecture.id not in self._unfit]
+        found = [each for each in fit if self._no_dearer(each, best)]
         if not found:
             return f"The front has no changed network that costs no more than {base}."
         won = max(found, key=self._accuracy)
         apart = self._between(self._all.index(won), self._all.index(best))
         more = apart.interval.mean if apart else self._accuracy(won) - self._accuracy(best)
-        sure = f" (95%: {apart.interval.low:+.4f} to {apart.interval.high:+.4f})" if apart else ""
-        shares = [f"{won.costs[name] / best.costs[name]:.0%} of its {name}" for name in self._terms.costs]
+        sure = f" (95% of this pair: {apart.interval.low:+.4f} to {apart.interval.high:+.4f})" if apart else ""
+        shares = [f"{won.costs[n] / best.costs[n]:.0%} of its {n}" for n in self._terms.costs if best.costs[n]]
         said = f"At no more cost than {base}, the search has {won.architecture.label} ({_told(won)})"
         return f"{said}: {more:+.4f} accuracy{sure}, with {' and '.join(shares) or 'no cost to compare'}."
 

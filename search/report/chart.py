@@ -6,11 +6,22 @@ Plain data for JSON. Knows the story of a search, nothing of HTML or of the libr
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from search.confirmation.record import Confirmation
+from search.confirmation.record import Confirmation, Contender
 from search.record import Front, TrialRecord
 from search.report.history import Moment, hypervolume_history
 from search.report.labels import label_of
-from search.report.points import DOMINATED, FRONT, STOPPED, Standing, in_decades, known, shown, standings, titled
+from search.report.points import (
+    DOMINATED,
+    FRONT,
+    STOPPED,
+    Standing,
+    comparable,
+    in_decades,
+    known,
+    shown,
+    standings,
+    titled,
+)
 from search.report.story import Story
 from search.report.tables import Links
 
@@ -51,7 +62,7 @@ def _trials(story: Story, links: Links) -> Iterable[dict[str, Any]]:
         if record.number not in standing:
             continue
         contender = None if story.confirmation is None else story.confirmation.of(record.number)
-        confirmed = {} if contender is None else {name: found.mean for name, found in contender.summary.items()}
+        costs, means = ({}, {}) if contender is None else _found(contender)
         yield {
             "standing": str(standing[record.number]),
             "label": label_of(record.network),
@@ -59,7 +70,7 @@ def _trials(story: Story, links: Links) -> Iterable[dict[str, Any]]:
             "link": links(record),
             "number": record.number,
             "place": places.get(record.number),
-            "values": {**known(record), **confirmed},
+            "values": {**costs, **known(record), **means},
         }
 
 
@@ -73,6 +84,7 @@ def _about(record: TrialRecord) -> str:
 def _backbones(confirmation: Confirmation | None) -> Iterable[dict[str, Any]]:
     for contender in () if confirmation is None else confirmation.contenders:
         if contender.trial is None:
+            costs, means = _found(contender)
             yield {
                 "standing": BACKBONE,
                 "label": label_of(contender.architecture),
@@ -80,8 +92,14 @@ def _backbones(confirmation: Confirmation | None) -> Iterable[dict[str, Any]]:
                 "link": None,
                 "number": None,
                 "place": None,
-                "values": {**contender.costs, **{name: found.mean for name, found in contender.summary.items()}},
+                "values": {**costs, **means},
             }
+
+
+def _found(contender: Contender) -> tuple[dict[str, float], dict[str, float]]:
+    """What a confirmation knows of a contender: costs, and means."""
+    costs = {name: value for name, value in contender.costs.items() if comparable(name)}
+    return costs, {name: found.mean for name, found in contender.summary.items()}
 
 
 def _axis(front: Front, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,11 +9,9 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
@@ -27,13 +25,6 @@ KEY_CHARS = 46  # of a line of the key
 KEY_LINES = 27  # lines of the key that fit the height of one panel
 
 Point = Mapping[str, float]
-
-
-def front_picture(records: Sequence[TrialRecord], front: Front, path: Path, *, title: str) -> None:
-    """Write `front_figure` as a PNG."""
-    figure = front_figure(records, front, title=title)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, format="png")
 
 
 def front_figure(records: Sequence[TrialRecord], front: Front, *, title: str) -> Figure:

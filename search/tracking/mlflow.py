@@ -9,6 +9,7 @@ or Ray.
 
 import dataclasses
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,8 @@ from search.tracking.registry import Registry
 logger = logging.getLogger(__name__)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the outbox says it in one line
 
-PICTURE_EVERY_S, PAGE_EVERY_S = 15.0, 60.0  # at most; the page takes some megabytes, and waits for another front
+PICTURE_EVERY_S, PAGE_EVERY_S = 15.0, 60.0  # at most
+PAGE_ANYWAY_S = 600.0  # with the same front: the page takes some megabytes
 PATIENCE_AT_END_S = 30.0  # without an answer of MLflow
 
 
@@ -61,6 +63,7 @@ class MlflowTracker:
         self._drawn: object = None  # what picture and description were made of, and the page
         self._paged: object = None
         self._paged_front: Sequence[TrialRecord] = ()
+        self._paged_at = 0.0
         self._model: str | None = None  # registered
         self._views: Mapping[str, views.State] = {}  # as they were written last
         self._pace, self._page_pace = Pace(PICTURE_EVERY_S), Pace(PAGE_EVERY_S)
@@ -208,7 +211,8 @@ class MlflowTracker:
     def _draw_in_time(self) -> None:
         if self._pace.due:
             self._draw()
-        if self._story and self._page_pace.due and self._story.front.members != self._paged_front:
+        old = time.monotonic() - self._paged_at > PAGE_ANYWAY_S
+        if self._story and self._page_pace.due and (old or self._story.front.members != self._paged_front):
             self._draw_page()
 
     def _draw_last(self) -> None:
@@ -235,7 +239,7 @@ class MlflowTracker:
             return
         with self._page_pace.timed():
             self._client.log_text(self._search.id, front_page(story, links=self._link), "front.html")
-        self._paged, self._paged_front = shown, story.front.members
+        self._paged, self._paged_front, self._paged_at = shown, story.front.members, time.monotonic()
 
     def _link(self, record: TrialRecord) -> str | None:
         run = self._trials.get(record.number)
@@ -243,20 +247,20 @@ class MlflowTracker:
 
     def _describe_front(self, story: Story) -> None:
         """The description in Markdown, and the views to which it leads."""
-        said = note(story, self._link)
+        above = ""
         if views.known_here() and story.front.members:
             self._write_views(story)
             models = f", [models](#/models/{self._model})" if self._model else ""
             above = f"{views.links(self._experiment)}{models}\n\n"
-            said = above + said if len(above + said) <= TAG_CHARS else said
+        said = above + note(story, self._link, TAG_CHARS - len(above))
         self._runs.write(self._search, tags={"mlflow.note.content": said})
 
     def _write_views(self, story: Story) -> None:
         """No search needs them: what MLflow will not take is left out."""
-        wanted = views.states(story)
-        if wanted == self._views:
-            return
         try:
+            wanted = views.states(story)
+            if wanted == self._views:
+                return
             tags = self._client.get_experiment(self._experiment).tags
             views.write(tags, wanted, partial(self._client.set_experiment_tag, self._experiment))
             self._views = wanted
@@ -267,7 +271,7 @@ class MlflowTracker:
         self._write(record)
         self._registry.keep(record, folder, self._trials[record.number].id, contender)
         if self._story is not None:
-            self._model = self._registry.point(self._story.front)
+            self._model = self._registry.point(self._story.front, self._story.confirmation)
 
     def _write_strengths(self, record: TrialRecord, strengths: Strengths) -> None:
         self._write(record)

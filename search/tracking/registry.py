@@ -26,11 +26,12 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from search.confirmation.record import Contender
+from search.confirmation.record import Confirmation, Contender
 from search.model import WEIGHTS
 from search.pareto import knee
 from search.record import Front, TrialRecord
 from search.report.labels import label_of
+from search.report.note import plain
 from search.report.points import shown
 from search.tracking import tracker as told
 from search.tracking.logged_model import log
@@ -45,21 +46,33 @@ ALIASES = ("most-accurate", "cheapest", "knee")
 ALLOWED = "allowed are RUN_ID, models:/NAME@ALIAS, models:/NAME/VERSION and models:/m-ID"
 
 
-def aliased(front: Front) -> dict[str, int]:
-    """Which members the aliases name: numbers of trials.
+def aliased(front: Front, confirmation: Confirmation | None = None) -> dict[str, int]:
+    """Which members the aliases name: numbers of trials. Where all are confirmed, by their mean validation accuracy.
 
     `most-accurate` needs accuracy as an objective; `cheapest` is the best in the first objective that is a cost;
     `knee` see `search.pareto.knee`.
     """
     if not front.members:
         return {}
-    points = front.objectives.minimised(member.values for member in front.members)
+    means = {m.number: mean for m in front.members if (mean := _mean(m, confirmation)) is not None}
+    if len(means) == len(front.members):
+        values = [{**member.values, ACCURACY: means[member.number]} for member in front.members]
+    else:
+        values = [dict(member.values) for member in front.members]
+    points = front.objectives.minimised(values)
     names = front.objectives.names
     costs = [place for place, name in enumerate(names) if name not in (ACCURACY, *JUDGED)]
     found = {"knee": knee(points)}
     found |= {"most-accurate": int(np.argmin(points[:, names.index(ACCURACY)]))} if ACCURACY in names else {}
     found |= {"cheapest": int(np.argmin(points[:, costs[0]]))} if costs else {}
     return {alias: front.members[place].number for alias, place in found.items()}
+
+
+def _mean(member: TrialRecord, confirmation: Confirmation | None) -> float | None:
+    """Of the validation accuracy of a member that is confirmed."""
+    contender = None if confirmation is None else confirmation.of(member.number)
+    found = None if contender is None else contender.summary.get("val_accuracy")
+    return None if found is None else found.mean
 
 
 @final
@@ -72,6 +85,7 @@ class Registry:
 
     def __init__(self, client: MlflowClient, experiment: str, *, search: str, key: str):
         self._client, self._experiment, self._search, self._key = client, experiment, search, key
+        self._meant: dict[int, str] = {}  # versions that were kept last, by trial
 
     def keep(self, record: TrialRecord, folder: Path, run_id: str, confirmed: Contender | None) -> None:
         """Log a model folder with the run of its trial, and register it; nothing where its weights are there.
@@ -89,8 +103,9 @@ class Registry:
         key = {"trial": tags["trial"], "weights": weights}
         if same := [version for version in self._versions() if version.tags.items() >= key.items()]:
             self._tell(same[-1], tags, _description(record, confirmed))
+            self._meant[record.number] = str(same[-1].version)
             return
-        self._client.create_model_version(
+        made = self._client.create_model_version(
             self._make(),
             model.artifact_location,  # `models:/m-ID` a client would look up in the store of its process
             run_id,
@@ -99,6 +114,7 @@ class Registry:
             await_creation_for=0,
             model_id=model.model_id,
         )
+        self._meant[record.number] = str(made.version)
 
     def _tell(self, version: ModelVersion, tags: Mapping[str, str], description: str) -> None:
         """What is known of a version now, as after another confirmation."""
@@ -108,19 +124,20 @@ class Registry:
         if news:
             self._client.update_model_version(version.name, version.version, description)
 
-    def point(self, front: Front) -> str | None:
-        """Set tags and aliases where every member has a version: its newest is meant; the name of the model."""
+    def point(self, front: Front, confirmation: Confirmation | None = None) -> str | None:
+        """Set tags and aliases where every member has a version: the one kept last is meant; the name of the model."""
         versions = self._versions()
-        name, newest = self.name, {int(version.tags["trial"]): version for version in versions}
-        members = {member.number for member in front.members}
-        if name is None or not members <= newest.keys():
+        meant = {int(version.tags["trial"]): str(version.version) for version in versions} | self._meant
+        name, members = self.name, {member.number for member in front.members}
+        if name is None or not members <= meant.keys():
             return name
+        on = {meant[number] for number in members}
         for version in versions:
-            on_front = "true" if int(version.tags["trial"]) in members else "false"
+            on_front = "true" if str(version.version) in on else "false"
             if version.tags.get("on_front") != on_front:
                 self._client.set_model_version_tag(name, version.version, "on_front", on_front)
         held = {alias: str(version) for alias, version in self._client.get_registered_model(name).aliases.items()}
-        wanted = {alias: str(newest[number].version) for alias, number in aliased(front).items()}
+        wanted = {alias: meant[number] for alias, number in aliased(front, confirmation).items()}
         for alias in ALIASES:
             if alias in wanted and held.get(alias) != wanted[alias]:
                 self._client.set_registered_model_alias(name, alias, wanted[alias])
@@ -189,9 +206,13 @@ def _description(record: TrialRecord, confirmed: Contender | None) -> str:
         said["test_accuracy"] = shown(record.test_accuracy)
     for name, interval in {} if confirmed is None else confirmed.summary.items():
         said[name] = f"{shown(interval.mean)} ({shown(interval.low)} to {shown(interval.high)})"
-    head = f"`{label_of(record.architecture)}`, trial {record.number}"
-    verdict = "" if confirmed is None else f"\n\nConfirmed with {len(confirmed.retrainings)} seeds: {confirmed.verdict}"
-    table = "\n".join(f"| {name} | {text} |" for name, text in said.items())
+    head = f"{plain(label_of(record.architecture))}, trial {record.number}"
+    verdict = (
+        ""
+        if confirmed is None
+        else f"\n\nConfirmed with {len(confirmed.retrainings)} seeds: {plain(confirmed.verdict)}"
+    )
+    table = "\n".join(f"| {plain(name)} | {text} |" for name, text in said.items())
     return f"{head}{verdict}\n\n| | |\n|---|---|\n{table}\n"
 
 
@@ -246,10 +267,10 @@ def _of_run(client: MlflowClient, run_id: str) -> str:
     run = _there(lambda: client.get_run(run_id))
     if run is None:
         raise InputError(f"MLflow has no run {run_id}; {ALLOWED}")
-    for output in reversed(run.outputs.model_outputs if run.outputs else []):
-        model = _there(partial(client.get_logged_model, output.model_id))
-        if model is not None and model.status == "READY":
-            return str(model.model_id)
+    outputs = run.outputs.model_outputs if run.outputs else []  # in no order
+    found = [_there(partial(client.get_logged_model, output.model_id)) for output in outputs]
+    if ready := [model for model in found if model is not None and model.status == "READY"]:
+        return str(max(ready, key=lambda model: model.creation_timestamp).model_id)
     raise InputError(f"the run {run_id} ({run.info.run_name}) has no model; members of the front have, after a search")
 
 

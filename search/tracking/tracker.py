@@ -164,7 +164,8 @@ def news(record: TrialRecord, held: Mapping[str, float], sent: str) -> tuple[lis
     tested = {} if record.test_accuracy is None else {"test_accuracy": record.test_accuracy}
     for step, when, exact in (
         (0, record.started or now, record.costs),
-        (record.fidelity, record.ended or now, {**record.values, **tested}),
+        (0, record.ended or now, tested),  # where a mean of several can take its place
+        (record.fidelity, record.ended or now, record.values),
     ):
         new = {key_of(name): value for name, value in exact.items() if latest.get(key_of(name)) != value}
         rows += [Row(key, value, milliseconds(when), step) for key, value in new.items()]

@@ -82,11 +82,13 @@ def test_a_failure_is_a_result_and_a_fault_is_not(outcomes: dict[int, tuple[Outc
     roster = Roster(Journal(tmp_path), entrants, range(1, 7), "train")
     said = [roster.take(Outcome(**{**vars(outcomes[job.seed][0]), "job": job})) for job in roster.jobs]
     assert said[2:6:3] == ["failed: ArithmeticError: the loss is nan", "failed: test_accuracy is nan"]
-    later = Roster(Journal(tmp_path), entrants, range(1, 7), "train")
-    assert [job.seed for job in later.open] == [2, 4]
-    assert [one.seed for one in later.retrainings(entrants[0])] == [1, 5]
-    assert [failure.seed for failure in later.failures()] == [3, 6]
+    assert [job.seed for job in roster.open] == [2, 4]
+    assert [failure.seed for failure in roster.failures()] == [3, 6]
     assert len(roster.faults) == 2
+    later = Roster(Journal(tmp_path), entrants, range(1, 7), "train")
+    assert [job.seed for job in later.open] == [2, 3, 4, 6], "whoever asks again has it tried again"
+    assert [one.seed for one in later.retrainings(entrants[0])] == [1, 5]
+    assert later.failures() == ()
 
 
 def test_who_comes_later_is_trained_and_nobody_else(tmp_path: Path) -> None:

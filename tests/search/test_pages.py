@@ -49,7 +49,9 @@ class Pages:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     chromium()  # rather before a search than after it
     folder = tmp_path_factory.mktemp("pages")
-    ended = archsearch(folder, "run", space_file(folder, search__fidelity={"rungs": [1, 2], "reduction": 2}), timeout=600)
+    ended = archsearch(
+        folder, "run", space_file(folder, search__fidelity={"rungs": [1, 2], "reduction": 2}), timeout=600
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
     experiment = client.get_experiment_by_name("tiny").experiment_id

@@ -11,7 +11,7 @@ from PIL import Image
 from search.evaluator import Measurement
 from search.pareto import Objectives
 from search.record import Front, State, TrialRecord, front_of
-from search.report.picture import front_figure, front_picture
+from search.report.picture import front_figure
 from search.report.points import FRONT, STOPPED, shown
 from spaces import Architecture
 
@@ -108,8 +108,8 @@ def pixels(path: Path, colour: str) -> int:
 
 
 def test_the_written_picture_shows_front_and_stopped_trials(tmp_path: Path) -> None:
-    front_picture(RECORDS, front(RECORDS), tmp_path / "all.png", title="no $math$ here")
-    front_picture(RECORDS[5:], front(RECORDS[5:]), tmp_path / "none.png", title="x")
+    front_figure(RECORDS, front(RECORDS), title="no $math$ here").savefig(tmp_path / "all.png")
+    front_figure(RECORDS[5:], front(RECORDS[5:]), title="x").savefig(tmp_path / "none.png")
     assert pixels(tmp_path / "all.png", FRONT) > 20 * pixels(tmp_path / "none.png", FRONT) > 0
     assert pixels(tmp_path / "all.png", STOPPED) > 1.5 * pixels(tmp_path / "none.png", STOPPED)
     assert Image.open(tmp_path / "all.png").size > (800, 400)
@@ -141,5 +141,5 @@ def test_of_twelve_objectives_the_first_pairs_are_drawn_without_a_warning(tmp_pa
     best = front_of(rows, Objectives(directions=dict.fromkeys(names, "minimize")), dict.fromkeys(names, 9.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        front_picture(rows, best, tmp_path / "twelve.png", title="x")
+        front_figure(rows, best, title="x").savefig(tmp_path / "twelve.png")
     assert len(front_figure(rows, best, title="x").axes) == 13

@@ -181,6 +181,24 @@ def test_a_search_that_goes_on_keeps_the_mean_of_the_confirmation(tmp_path: Path
     assert trials(client(tmp_path))[0].data.metrics["test_accuracy"] == 0.81
 
 
+def test_the_mean_takes_the_place_of_the_test_that_the_search_made(tmp_path: Path) -> None:
+    tested = [dataclasses.replace(RECORDS[0], test_accuracy=0.9), *RECORDS[1:]]
+    kept(tmp_path, tested)
+    assert trials(client(tmp_path))[0].data.metrics["test_accuracy"] == 0.9
+    kept(tmp_path, tested, confirmation_of(0))
+    assert trials(client(tmp_path))[0].data.metrics["test_accuracy"] == 0.81
+
+
+def test_weights_that_come_back_take_the_aliases_back(tmp_path: Path) -> None:
+    kept(tmp_path)
+    kept(tmp_path, confirmation=confirmation_of(0))
+    assert client(tmp_path).get_model_version_by_alias("digits-2", "cheapest").version == 4
+    assert [tags["on_front"] for tags in versions(tmp_path)] == ["true", "true", "false", "true"]
+    kept(tmp_path)
+    assert client(tmp_path).get_model_version_by_alias("digits-2", "cheapest").version == 3
+    assert [tags["on_front"] for tags in versions(tmp_path)] == ["true", "true", "true", "false"]
+
+
 def digest(folder: Path) -> str:
     return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
 

@@ -8,7 +8,7 @@ import pytest
 
 from search.commands.report import report
 from search.record import State, TrialRecord, front_of
-from search.report.note import MOST_CHARS, note
+from search.report.note import note
 from search.report.story import Story
 from search.study import studies
 from spaces import Architecture, InputError
@@ -27,7 +27,7 @@ def link(record: TrialRecord) -> str:
 
 def test_it_says_how_the_search_stands_how_to_choose_and_what_to_type() -> None:
     records = [told.record(0), told.record(1), told.record(2, State.STOPPED), told.record(3, State.INFEASIBLE)]
-    text = note(story(records), link)
+    text = note(story(records), link, 8000)
     assert "4 trials: 2 complete, 1 stopped. Never trained: 1 infeasible. The front has 2 members" in text
     assert "decide what you can afford, take the best accuracy within it" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
@@ -37,15 +37,15 @@ def test_it_says_how_the_search_stands_how_to_choose_and_what_to_type() -> None:
 
 
 def test_a_search_without_a_front_has_no_table() -> None:
-    text = note(story([told.record(0, State.RUNNING)]), link)
+    text = note(story([told.record(0, State.RUNNING)]), link, 8000)
     assert "nothing to choose from" in text
     assert "|" not in text
 
 
 def test_a_long_front_is_cut_to_what_a_tag_takes() -> None:
-    text = note(story([told.record(n) for n in range(400)]), link)
+    text = note(story([told.record(n) for n in range(400)]), link, 8000)
     rows = len(re.findall(r"^\| \d", text, re.MULTILINE))
-    assert len(text) <= MOST_CHARS
+    assert len(text) <= 8000
     assert rows > 20
     assert f"and {400 - rows} more" in text
     assert "archsearch pick" in text
@@ -60,7 +60,7 @@ def test_names_from_outside_are_text() -> None:
         seed=0,
         values={"accuracy": 0.5, "macs": 1.0},
     )
-    row = next(line for line in note(story([record]), link).splitlines() if line.startswith("| 1 |"))
+    row = next(line for line in note(story([record]), link, 8000).splitlines() if line.startswith("| 1 |"))
     assert len(re.findall(r"(?<!\\)\|", row)) == 7
     assert not re.search(r"(?<!\\)[<>`]", row)
     assert not re.search(r"(?<!\\)\]\(javascript", row)

@@ -187,13 +187,16 @@ class TestVerdicts:
         found = Court([dear, contender(0.25, 5, HIGH, trial=1), plain], TERMS, {}).gain()
         assert found == (
             "At no more cost than resnet10t as timm has it, the most accurate unmodified backbone (0.9019 ±0.0018), "
-            "the search has resnet10t w=0.25 (0.9520 ±0.0019): +0.0501 accuracy (95%: +0.0498 to +0.0504), "
-            "with 50% of its macs."
+            "the search has resnet10t w=0.25 (0.9520 ±0.0019): +0.0501 accuracy (95% of this pair: +0.0498 to "
+            "+0.0504), with 50% of its macs."
         )
 
     def test_no_gain_is_said(self) -> None:
         plain = contender(1.0, 1, LOW, trial=None)
         assert Court([contender(0.5, 9, HIGH), plain], TERMS, {}).gain().startswith("The front has no changed network")
+        much = contender(0.25, 0.5, HIGH, trial=1)
+        unfit = {much.architecture.id: "too slow"}
+        assert Court([much, plain], TERMS, unfit).gain().startswith("The front has no changed network")
         unfit = {plain.architecture.id: "too small"}
         assert Court([contender(0.5, 9, HIGH), plain], TERMS, unfit).gain().startswith("No unmodified backbone")
 

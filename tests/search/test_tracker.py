@@ -85,7 +85,7 @@ def test_news_are_what_is_not_there_yet() -> None:
         state=State.COMPLETE,
     )
     rows, mark = news(finished, {"loss_1": math.nan, "accuracy": 0.5, "macs": 5.0}, mark)
-    assert [tuple(row) for row in rows] == [("test_accuracy", 0.4, 20_000, 3)]
+    assert [tuple(row) for row in rows] == [("test_accuracy", 0.4, 20_000, 0)]
     assert mark == "3@12500"
 
 
