@@ -9,16 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from search.confirmation.record import Confirmation, Contender, Interval
+from search.confirmation.record import TESTS, Confirmation, Contender, Interval
 from search.confirmation.roster import Job
-from search.evaluator import SPREAD, UNSTEADY
+from search.evaluator import UNSTEADY
 from search.report.points import shown
 
-REACHED = {
-    "test_accuracy": "test accuracy",
-    "test_calibration_error": "calibration error",
-    "test_corruption_accuracy": "corrupted",
-}
+REACHED = dict(zip(TESTS, ("test accuracy", "calibration error", "corrupted"), strict=True))
 """What is told of a contender, by the name of the value, with the head of its column."""
 
 
@@ -74,9 +70,7 @@ def told(found: Confirmation, objectives: tuple[str, ...]) -> Iterator[Table | T
     """
     seeds = f"{len(found.seeds)} seeds" if len(found.seeds) > 1 else "one seed"
     yield Text(f"Trained again on {found.trained_on} with {seeds}, tested on {found.images} images", style="bold")
-    known = dict.fromkeys(name for one in found.contenders for name in one.costs)
-    costs = [name for name in known if not name.endswith((SPREAD, UNSTEADY))]
-    names = [name for name in costs if name in objectives or name.startswith("latency")]
+    names = found.costs(objectives)
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("", justify="right")
     table.add_column("architecture", overflow="fold", min_width=20)  # a name of timm's is seldom longer

@@ -4,12 +4,14 @@ The driver of a confirmation makes it from what it has written down; tracking, r
 Knows architectures and numbers, nothing of training, Ray or MLflow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from search.evaluator import SPREAD, UNSTEADY
 from spaces import Architecture
 
 TESTED = "test_accuracy"  # the value that every training of a confirmation has
+TESTS = (TESTED, "test_calibration_error", "test_corruption_accuracy")  # worth a column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,12 @@ class Confirmation:
     contenders: tuple[Contender, ...]
     gain: str = ""
     failures: tuple[Failure, ...] = ()
+
+    def costs(self, objectives: Iterable[str]) -> list[str]:
+        """Those worth a column: objectives, and latency."""
+        known = dict.fromkeys(name for one in self.contenders for name in one.costs)
+        names = [name for name in known if not name.endswith((SPREAD, UNSTEADY))]
+        return [name for name in names if name in objectives or name.startswith("latency")]
 
     def of(self, trial: int) -> Contender | None:
         """The member of that trial."""

@@ -6,7 +6,7 @@ Knows records and confirmations, nothing of Markdown or HTML.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from search.confirmation.record import Confirmation, Contender, Interval
+from search.confirmation.record import TESTS, Confirmation, Contender, Interval
 from search.record import Front, TrialRecord
 from search.report.labels import label_of
 from search.report.points import comparable, shown, with_unit
@@ -58,8 +58,8 @@ def front_table(front: Front, links: Links) -> Table:
 def confirmation_table(confirmation: Confirmation, front: Front, links: Links) -> Table:
     """Members first, each with its number on the front and its link; then the backbones as timm has them."""
     places = {record.number: (place, record) for place, record in enumerate(front.members, start=1)}
-    found = _names(contender.summary for contender in confirmation.contenders)
-    costs = _names(contender.costs for contender in confirmation.contenders)
+    found = [name for name in TESTS if any(name in one.summary for one in confirmation.contenders)]
+    costs = confirmation.costs(front.objectives.names)
     rows = []
     for contender in confirmation.contenders:
         place, record = places.get(-1 if contender.trial is None else contender.trial, (None, None))
