@@ -128,11 +128,11 @@ def front_as_dict(study: Study) -> dict[str, Any]:
                 "costs": dict(record.costs),
                 "test_accuracy": record.test_accuracy,
                 "mlflow_run_id": record.mlflow_run_id,
-                "confirmed": told.get(record.number),
+                **({"confirmed": told[record.number]} if record.number in told else {}),
             }
             for record in front.members
         ],
-        "confirmation": confirmation,
+        **({} if confirmation is None else {"confirmation": confirmation}),
     }
 
 
