@@ -44,9 +44,7 @@ from spaces.errors import unknown
 from spaces.schema import ACCURACY, JUDGED
 
 OWN = "cannot be confirmed: its evaluator is the user's own, and only networks that we train are trained again"
-
-
-MOST_SEEDS = 1000
+MOST_SEEDS = 1000  # more is a slip of the keyboard: each is a full training of everybody
 
 
 @dataclass(frozen=True, kw_only=True)

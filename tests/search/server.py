@@ -10,6 +10,17 @@ import urllib.request
 from pathlib import Path
 
 
+def wait_until_up(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(480):
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError(f"MLflow does not come up:\n{log.read_text()[-3000:]}")
+
+
 class Server:
     """On SQLite and a folder of artifacts, on a port of its own."""
 
@@ -28,13 +39,7 @@ class Server:
             self.process = subprocess.Popen(
                 [*command, *store], stdout=log, stderr=log, start_new_session=True, env=environment
             )
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.25)
-        raise AssertionError(f"mlflow server did not come up:\n{(self.folder / 'log').read_text()[-3000:]}")
+        wait_until_up(self.uri, self.process, self.folder / "log")
 
     def stop(self) -> None:
         """kill -9."""

@@ -4,11 +4,8 @@ import os
 import signal
 import socket
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from search import results
 from search.record import Front, TrialRecord
 from tests.search.browser import chromium
 from tests.search.command import COMMAND, archsearch, space_file
+from tests.search.server import wait_until_up
 
 SHOWN_MS = 60_000  # for a page of MLflow's to come up on a busy machine
 WITHOUT_ASSISTANT = """
@@ -64,7 +62,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
             [*COMMAND, "ui", "--port", str(port)], cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        _wait(f"http://127.0.0.1:{port}", served, folder / "log")
+        wait_until_up(f"http://127.0.0.1:{port}", served, folder / "log")
         study = results.opened(folder / "runs", "tiny")
         yield Pages(
             url=f"http://127.0.0.1:{port}",
@@ -76,17 +74,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     finally:
         os.killpg(served.pid, signal.SIGTERM)
         served.wait(30)
-
-
-def _wait(url: str, served: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(480):
-        assert served.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.25)
-    raise AssertionError(f"the pages do not come up:\n{log.read_text()[-3000:]}")
 
 
 def _shot(page: Any, name: str) -> None:
@@ -102,6 +89,8 @@ def test_the_experiment_lists_the_search_and_its_trials(pages: Pages, page: Any)
     for name in ("tiny", *trained):
         page.get_by_role("link", name=name, exact=True).first.wait_for()
     page.get_by_text(f"{len(pages.records) + 1} matching runs").wait_for()
+    shown = {link.inner_text() for link in page.get_by_role("link").all()}
+    assert {"tiny", *trained} <= shown
 
 
 def test_the_filter_leaves_the_front(pages: Pages, page: Any) -> None:
@@ -159,4 +148,5 @@ def test_the_registered_model_shows_its_aliases(pages: Pages, page: Any) -> None
     pages.open(page, "/models/tiny")
     for alias in ("most-accurate", "cheapest", "knee"):
         page.get_by_text(alias, exact=False).nth(1).wait_for()  # beyond the description
+        assert f"@ {alias}" in " ".join(page.inner_text("body").split())
     _shot(page, "model")
