@@ -76,6 +76,11 @@ class Gate:
         """All costs, as they are known already, against the constraints."""
         return _held(costs, self._limits)
 
+    def open(self, architecture: Architecture) -> bool:
+        """Whether it may be feasible as far as is known, with nothing counted or measured for it."""
+        known = self._known.get(architecture.id) or self._counted.get(architecture.id)
+        return known is None or known.feasible
+
     def promising(self, architecture: Architecture) -> bool:
         """Whether it may be feasible as far as can be said without a clock: by counting, and by what others took."""
         if architecture.id in self._known:

@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from search.record import State
+from search.samplers.ehvi.sampler import Chosen, Ehvi
 from search.samplers.seeded import Seeded
 from search.samplers.telling import GP, NSGA2, RANDOM, TPE, Telling
 
@@ -27,24 +28,26 @@ class Sampler:
     """A way to propose.
 
     Attributes:
-        make: (seed, trials of the whole search if that is known) -> an Optuna sampler.
+        make: (seed, trials of the whole search if that is known, what a planner has chosen) -> an Optuna sampler.
         telling: how a trial that ended in each state is told to it.
         conditional: whether it models choices that only some backbones have; else those are drawn at random.
         constraints: whether it learns by how much a constraint is violated.
+        plans: whether it also decides which waiting trial goes on, together with what is proposed.
         bearable: trials beyond which a proposal may take more than a second (of gp: 0.4 s in the median and up to
             2.1 s between 100 and 400 trials, Optuna 5.0, two cores); None where none was seen to.
         about: one line for the user.
     """
 
-    make: Callable[[int, int | None], BaseSampler]
+    make: Callable[[int, int | None, Chosen], BaseSampler]
     telling: Mapping[State, Telling]
     conditional: bool
     constraints: bool
+    plans: bool = False
     bearable: int | None = None
     about: str
 
 
-def _tpe(seed: int, _: int | None) -> BaseSampler:
+def _tpe(seed: int, *_: Any) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=STARTUP)
@@ -64,7 +67,7 @@ class _Gp(GPSampler):
             torch.set_num_threads(threads)
 
 
-def _gp(seed: int, _: int | None) -> BaseSampler:
+def _gp(seed: int, *_: Any) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return _Gp(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
@@ -77,16 +80,28 @@ class _Nsga2(NSGAIISampler):
         return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
 
 
-def _nsga2(seed: int, trials: int | None) -> BaseSampler:
+def _nsga2(seed: int, trials: int | None, _: Chosen) -> BaseSampler:
     """At least five generations in the budget, of 8 to 50 (Optuna's default) each."""
     return _Nsga2(seed=seed, population_size=50 if trials is None else min(50, max(8, trials // 5)))
 
 
-def _random(seed: int, _: int | None) -> BaseSampler:
+def _random(seed: int, *_: Any) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
+def _ehvi(seed: int, _: int | None, chosen: Chosen) -> BaseSampler:
+    return Ehvi(seed, chosen)
+
+
 SAMPLERS: Mapping[str, Sampler] = {
+    "ehvi": Sampler(
+        make=_ehvi,
+        telling=TPE,  # it reads records; so a search that goes on with tpe finds what tpe wants
+        conditional=True,
+        constraints=True,
+        plans=True,
+        about="expected hypervolume improvement with exact costs, in a second of training; also decides who goes on",
+    ),
     "random": Sampler(
         make=_random,
         telling=RANDOM,
@@ -117,7 +132,7 @@ SAMPLERS: Mapping[str, Sampler] = {
         about="a Gaussian process of the choices that all backbones share; small budgets",
     ),
 }
-DEFAULT = "tpe"  # what `auto` means
+DEFAULT = "ehvi"  # what `auto` means
 
 
 def note(name: str, trials: int | None) -> str:
@@ -128,7 +143,16 @@ def note(name: str, trials: int | None) -> str:
     return f"sampler {name} may take more than a second a proposal after some {most} trials; tpe takes less"
 
 
-def make(name: str, *, seed: int, trials: int | None) -> tuple[Seeded, Mapping[State, Telling]]:
-    """The sampler of that name, whose proposals depend only on what it was told, the seed and the trial's number."""
-    sampler = SAMPLERS[DEFAULT if name == "auto" else name]
-    return Seeded(lambda derived: sampler.make(derived, trials), seed), sampler.telling
+def plans(name: str) -> bool:
+    """Whether a sampler also decides which waiting trial goes on."""
+    return SAMPLERS[DEFAULT if name == "auto" else name].plans
+
+
+def make(name: str, *, seed: int, trials: int | None) -> tuple[Seeded, Mapping[State, Telling], Chosen]:
+    """The sampler of that name, whose proposals depend only on what it was told, the seed and the trial's number.
+
+    Returns:
+        With it, how it is told, and where what it is to propose is chosen.
+    """
+    sampler, chosen = SAMPLERS[DEFAULT if name == "auto" else name], Chosen()
+    return Seeded(lambda derived: sampler.make(derived, trials, chosen), seed), sampler.telling, chosen

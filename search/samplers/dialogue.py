@@ -64,7 +64,7 @@ class Dialogue:
         table: Mapping[State, Telling] | None = None,
     ):
         self.study = study
-        self._sampler, own = make(sampler, seed=seed, trials=trials)
+        self._sampler, own, self._chosen = make(sampler, seed=seed, trials=trials)
         self.study.sampler = self._sampler
         self._table = own if table is None else table
         self._open: dict[int, optuna.Trial] = {}
@@ -77,8 +77,15 @@ class Dialogue:
         """All trials in the order of their numbers; not to be changed."""
         return self.study.get_trials(deepcopy=False)
 
-    def ask(self, space: SearchSpace, unfinished: FrozenTrial | None = None) -> Proposal:
-        """A new proposal, or the same again for one that a crash cut in half."""
+    def ask(
+        self, space: SearchSpace, unfinished: FrozenTrial | None = None, chosen: Sequence[tuple[Parameter, Label]] = ()
+    ) -> Proposal:
+        """A new proposal, or the same again for one that a crash cut in half.
+
+        Args:
+            chosen: what a sampler that plans is to propose.
+        """
+        self._chosen.answers = tuple(chosen)
         if unfinished is not None:
             trial = self.reopen(unfinished)
         else:

@@ -24,9 +24,11 @@ class Book:
         self._trained: dict[str, int] = {}
         self._inherited = 0  # from an earlier search
         self.device_s = 0.0  # spent by all trainings together
+        self.changes = 0  # how often anything was put
 
     def put(self, record: TrialRecord) -> None:
         """Adds a record, or replaces the trial's last one."""
+        self.changes += 1
         before = self._records.get(record.number)
         if before is not None:
             self._counts[before.state] -= 1
@@ -52,6 +54,10 @@ class Book:
 
     def counts(self) -> dict[State, int]:
         return {state: self._counts[state] for state in State}
+
+    @property
+    def proposals(self) -> int:
+        return len(self._records)
 
     @property
     def started(self) -> int:

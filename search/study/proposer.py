@@ -4,7 +4,7 @@ Knows spaces, the gate and who has been trained; nothing of trainings, rungs or 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import final
 
 from optuna.trial import FrozenTrial, TrialState
@@ -12,8 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 from search.evaluator import Evaluator, Foreseer
 from search.gate import Checked, Gate
 from search.record import State, TrialRecord
+from search.samplers import plans
 from search.samplers.dialogue import DRAWN, Dialogue, Proposal
 from search.study.book import Book
+from search.study.outlook import Outlook
 from search.study.untried import Answers, untried
 from search.study.work import Idle
 from spaces import Architecture, SearchSpace, SpaceFile
@@ -35,6 +37,19 @@ class Proposer:
         self._cut: FrozenTrial | None = None  # a proposal that a crash cut in half
         self._drawn = False  # the next proposal is settled
         self._row = 0  # proposals of the sampler in a row that needed no training
+        planned = plans(file.search.sampler)
+        self._outlook = Outlook(file, self._space, self._gate, book, dialogue.answers) if planned else None
+
+    def goes_on(self, waiting: Collection[int], *, new: bool) -> int | None:
+        """Of a sampler that plans: the number of a trial that is to go on; None where something new promises more.
+
+        Args:
+            waiting: those that may go on.
+            new: whether anything new may begin.
+        """
+        if self._outlook is None or self._drawn or self._cut is not None:
+            return None
+        return self._outlook.decide(waiting, new=new)
 
     def next(self, deadline: float) -> Proposal | Idle:
         """A proposal of any kind, to be trained or not.
@@ -55,7 +70,8 @@ class Proposer:
         return self._ask()
 
     def _ask(self) -> Proposal:
-        proposal = self._dialogue.ask(self._space, self._cut)
+        chosen = None if self._outlook is None or self._drawn else self._outlook.choose()
+        proposal = self._dialogue.ask(self._space, self._cut, chosen.answers if chosen else ())
         self._cut, self._drawn = None, False
         return proposal
 

@@ -5,12 +5,14 @@ order of arrival. Knows no storage, no samplers, no workers.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from math import ceil
 from typing import NamedTuple, final
 
 import numpy as np
 
 from search.pareto import Objectives
+from search.samplers import plans
 from search.study.halving import Halving
 from search.study.ledger import Rung
 from spaces.schema import Search
@@ -31,6 +33,9 @@ class Promotion(NamedTuple):
 class Rungs:
     """The rungs of a search.
 
+    Attributes:
+        planned: whether the sampler decides who goes on, and no rule.
+
     Args:
         measured: the objectives that are not known before training; `asha` judges by the first of them.
     """
@@ -41,6 +46,7 @@ class Rungs:
         self._seen = {fidelity: _Seen() for fidelity in self._fidelities}
         self._next: dict[int, int] = {}
         self._measured = objectives.names
+        self.planned = search.scheduler == "auto" and plans(search.sampler)
 
     @property
     def last(self) -> int:
@@ -83,7 +89,7 @@ class Rungs:
         if rung.fidelity == self.last:
             return rung
         seen = self._seen[rung.fidelity]
-        if self._search.scheduler == "none" or number in seen.waiting(self._rule):
+        if self._search.scheduler == "none" or (not self.planned and number in seen.waiting(self._rule)):
             return seen.let_go(number).rung
         return rung
 
@@ -93,6 +99,19 @@ class Rungs:
             for number in self._seen[fidelity].waiting(self._rule):
                 return self._seen[fidelity].let_go(number)
         return None
+
+    def free(self, numbers: Iterable[int]) -> list[int]:
+        """Those that a sampler may let go on from where they wait: of a budget of trials one in `reduction`."""
+        found = []
+        for number in numbers:
+            seen = self._seen[self._fidelities[self._next[number] - 1]]
+            if number not in seen.closed and seen.room(self._search):
+                found.append(number)
+        return found
+
+    def let_go(self, number: int) -> Promotion:
+        """Lets a waiting one go on from its rung."""
+        return self._seen[self._fidelities[self._next[number] - 1]].let_go(number)
 
     def settle(self, running: Collection[int]) -> None:
         """No more trials begin: ranks as they stand the rungs at which none of those that run is to arrive."""
@@ -115,6 +134,8 @@ class Rungs:
     def verdict(self, number: int) -> str:
         """Why a trial waits at the rung that it reached last, in words."""
         how, rung = self._search.fidelity, self._fidelities[self._next[number] - 1]
+        if self.planned:
+            return f"others promise more than it did at {how.unit} {rung}"
         return f"not in the best 1/{how.reduction} of {len(self._seen[rung].numbers)} trials at {how.unit} {rung}"
 
 
@@ -162,6 +183,10 @@ class _Seen:
         self._best = [number for number in self._best if number not in self.closed]
         room = len(self._best) if self._settled else rule.keeps(self._came) - self._gone
         return self._best[: max(0, room)]
+
+    def room(self, search: Search) -> bool:
+        """Whether one more may go on than the rule would let through of all trials of the budget."""
+        return search.trials is None or self._gone < ceil(max(search.trials, self._came) / search.fidelity.reduction)
 
     def let_go(self, number: int) -> Promotion:
         self.closed.add(number)

@@ -201,8 +201,14 @@ class Study:
         return found
 
     def _promoted(self) -> int | None:
-        """Lets the best go on that may."""
-        promotion = self._rungs.promotion()
+        """Lets the best go on that may; where the sampler plans, only if it promises more than anything new."""
+        if self._rungs.planned:
+            assert self._proposer is not None
+            unspent = self._book.started < (self.file.search.trials or math.inf)
+            number = self._proposer.goes_on(self._rungs.free(self._waiting), new=unspent)
+            promotion = None if number is None else self._rungs.let_go(number)
+        else:
+            promotion = self._rungs.promotion()
         if promotion is None:
             return None
         self._dialogue.write(promotion.number, *ledger.rung_attribute(promotion.rung))

@@ -114,12 +114,15 @@ class Search(Section):
     """On the clock, of all drivers together; then trainings pause after the epoch they are in."""
     device_hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Of all trainings together: GPU hours where trainings have GPUs, else core hours."""
-    sampler: Literal["auto", "random", "nsga2", "tpe", "gp"] = "auto"
+    sampler: Literal["auto", "ehvi", "random", "nsga2", "tpe", "gp"] = "auto"
     """Who proposes."""
     seed: Seed = 0
     """Of the proposals and of the trainings."""
-    scheduler: Literal["pareto", "asha", "none"] = "pareto"
-    """Who is stopped early: pareto by the whole front, asha by the first measured objective, none nobody."""
+    scheduler: Literal["auto", "pareto", "asha", "none"] = "auto"
+    """Who is stopped early: pareto by the whole front, asha by the first measured objective, none nobody.
+
+    auto leaves it to the sampler where that plans (ehvi), and is pareto with the others.
+    """
     fidelity: Fidelity = Field(default_factory=lambda: Fidelity(max=1), examples=["{min: 3, max: 9}"])
     """How long trainings run."""
     reference_point: Mapping[str, float] | None = None

@@ -1,0 +1,280 @@
+"""Planner: of all that may be trained next, new or waiting at a rung, what promises most for a second of training.
+
+n measurements, m candidates, d objectives, of which u are learnt by training and the others are known.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
+
+from search.pareto import Floats, Objectives
+from search.record import State, TrialRecord
+from search.samplers.ehvi.encoding import Encoding, Known
+from search.samplers.ehvi.gain import Boxes, Gain, expected, reservation_rates
+from search.samplers.ehvi.surrogate import FIT, MOST, Moments, Surrogate, Warp, learnt
+
+STARTUP = 8  # measurements before which nothing is believed
+GROWTH = 1.25  # hyperparameters are learnt anew once there are so many times as many measurements
+SHORTLIST = 500  # candidates whose next measurement is thought through
+PENALTY = 0.1  # of the squared weights of seconds by costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do next: one of the two.
+
+    Attributes:
+        waiting: number of the trial that is to go on.
+        fresh: index of the new candidate that is to begin.
+    """
+
+    waiting: int | None = None
+    fresh: int | None = None
+
+
+class Seen(NamedTuple):
+    """A measurement at a rung."""
+
+    time: float
+    number: int
+    fidelity: float
+    point: Floats  # (d,) to be minimised
+
+
+class _Belief(NamedTuple):
+    """Of one objective that is learnt by training."""
+
+    column: int
+    warp: Warp
+    surrogate: Surrogate
+
+
+@final
+class Planner:
+    """Decides as a function of what it is told alone, so that a search which is resumed goes on as it would have.
+
+    Args:
+        reference_point: of the hypervolume, by objective, in its own direction.
+        rungs: fidelities, ascending; the last is full training.
+        sample: of the space, for the encoding; the same for a whole search.
+        alike: as for `Encoding`.
+    """
+
+    def __init__(
+        self,
+        objectives: Objectives,
+        reference_point: Mapping[str, float],
+        rungs: Sequence[int],
+        sample: Sequence[Known],
+        alike: Mapping[str, str],
+    ):
+        self._objectives, self._rungs = objectives, tuple(rungs)
+        self._reference = objectives.minimised([reference_point])[0]
+        self._encoding = Encoding(sample, alike)
+        self._theta: dict[tuple[int, int], Floats] = {}
+        self._read: dict[int, tuple[TrialRecord, tuple[Seen, ...]]] = {}
+
+    def plan(
+        self,
+        records: Collection[TrialRecord],
+        fresh: Sequence[Known],
+        waiting: Collection[int],
+        rng: np.random.Generator,
+    ) -> Plan | None:
+        """What to train next; None where there is nothing.
+
+        Args:
+            records: everything that was ever trained, or is.
+            fresh: feasible networks that were not, with what is known of their costs.
+            waiting: numbers of the trials that may go on.
+        """
+        told = {record.number: record for record in records}
+        seen = self.seen(records)
+        if not fresh and not waiting:
+            return None
+        if len(seen) < STARTUP:
+            return Plan(fresh=_cheap(fresh, rng)) if fresh else Plan(waiting=min(waiting))
+        waits = [told[number] for number in sorted(waiting)]
+        rates = self._rates(told, seen, waits, fresh)
+        best = int(np.argmax(rates))
+        if best < len(waits):
+            return Plan(waiting=waits[best].number)
+        return Plan(fresh=best - len(waits) if rates[best] > 0 else _cheap(fresh, rng))
+
+    def _rates(
+        self,
+        told: Mapping[int, TrialRecord],
+        seen: Sequence[Seen],
+        waits: Sequence[TrialRecord],
+        fresh: Sequence[Known],
+    ) -> Floats:
+        """(waits + fresh) expected hypervolume in a second."""
+        rows = self._encoding([*(_known(record) for record in waits), *fresh])
+        now = np.array([record.fidelity for record in waits] + [0] * len(fresh), dtype=np.float64)
+        ahead = np.array([self._next(fidelity) for fidelity in now], dtype=np.float64)
+        per_unit = self._seconds_per_unit(told.values(), rows)
+        step_s, rest_s = (ahead - now) * per_unit, (self._rungs[-1] - ahead) * per_unit
+        exact = self._exact(told.values(), waits, fresh, rows)
+        uncertain = np.asarray(np.isnan(exact).all(axis=0))
+        beliefs = self._beliefs(told, seen, np.flatnonzero(uncertain))
+        running = [record for record in told.values() if record.state is State.RUNNING]
+        beliefs, expected_points = self._believing(beliefs, running)
+        front = [one.point for one in seen if one.fidelity == self._scale(self._rungs[-1])]
+        boxes = Boxes.beyond(np.array([*front, *expected_points]).reshape(-1, len(self._reference)), self._reference)
+        moments = [each.surrogate.moments(rows, self._scales(ahead)) for each in beliefs]
+
+        known = np.asarray(~uncertain)
+
+        def gain(outcomes: Floats, which: NDArray[np.int64]) -> Floats:
+            back = np.stack([each.warp.back(outcomes[..., u]) for u, each in enumerate(beliefs)], axis=-1)
+            return boxes.gain(exact[which][:, known], known, back)
+
+        return _best_rates(gain, moments, step_s, rest_s)
+
+    # What is known
+
+    def _scale(self, fidelity: float) -> float:
+        """0 at the first rung, 1 at the last, logarithmic between; 0 where there is one rung."""
+        first, last = self._rungs[0], self._rungs[-1]
+        return 0.0 if first == last else float(np.clip(math.log(fidelity / first) / math.log(last / first), 0.0, 1.0))
+
+    def _scales(self, fidelities: Floats) -> Floats:
+        return np.array([self._scale(fidelity) for fidelity in fidelities])
+
+    def _next(self, fidelity: float) -> int:
+        return next((rung for rung in self._rungs if rung > fidelity), self._rungs[-1])
+
+    def seen(self, records: Collection[TrialRecord]) -> list[Seen]:
+        """Every measurement at a rung, in the order in which they came."""
+        for record in records:
+            if record.number not in self._read or self._read[record.number][0] is not record:
+                self._read[record.number] = record, tuple(self._measured(record))
+        return sorted((one for record in records for one in self._read[record.number][1]), key=lambda one: one[:3])
+
+    def _measured(self, record: TrialRecord) -> list[Seen]:
+        found = []
+        for measurement in record.history:
+            known = {**measurement.values, **record.costs}
+            values = [known.get(name, math.nan) for name in self._objectives.names]
+            if measurement.fidelity in self._rungs and np.isfinite(values).all():
+                point = self._objectives.minimised([known])[0]
+                found.append(Seen(measurement.time, record.number, self._scale(measurement.fidelity), point))
+        return found
+
+    def _exact(
+        self, told: Collection[TrialRecord], waits: Sequence[TrialRecord], fresh: Sequence[Known], rows: Floats
+    ) -> Floats:
+        """(m, d) objectives to be minimised, known before training; NaN in columns that are learnt by it.
+
+        What takes a clock and was not measured for a candidate goes by what others took.
+        """
+        costs = [*(record.costs for record in waits), *(costs for _, costs in fresh)]
+        columns = []
+        for name in self._objectives.names:
+            sign = 1.0 if self._objectives.directions[name] == "minimize" else -1.0
+            values = np.array([sign * each.get(name, math.nan) for each in costs])
+            others = [record for record in told if name in record.costs]
+            if others and np.isnan(values).any():
+                measured = np.array([sign * record.costs[name] for record in others])
+                guessed = _guessed(self._encoding([_known(record) for record in others]), measured, rows)
+                values = np.where(np.isnan(values), guessed, values)
+            columns.append(values)
+        return np.stack(columns, axis=1)
+
+    def _seconds_per_unit(self, told: Collection[TrialRecord], rows: Floats) -> Floats:
+        """(m,) device seconds that a unit of fidelity takes, from what others took, by their costs."""
+        timed = [record for record in told if record.fidelity and record.device_s > 0]
+        if not timed:
+            return np.ones(len(rows))
+        costs = -self._encoding.costs if self._encoding.costs else rows.shape[1]
+        took = np.log([record.device_s / record.fidelity for record in timed])
+        fitted = Ridge(alpha=PENALTY).fit(self._encoding([_known(record) for record in timed])[:, costs:], took)
+        return np.asarray(np.exp(fitted.predict(rows[:, costs:])))
+
+    # What is believed
+
+    def _beliefs(
+        self, told: Mapping[int, TrialRecord], seen: Sequence[Seen], columns: NDArray[np.int64]
+    ) -> list[_Belief]:
+        enough = STARTUP  # the hyperparameters are those that the first so many measurements speak for
+        while enough * GROWTH <= len(seen):
+            enough = math.ceil(enough * GROWTH)
+        found = []
+        for column in columns:
+            if (enough, int(column)) not in self._theta:
+                rows, fidelity, values, _ = self._data(told, _latest(seen[:enough], FIT), column)
+                self._theta[enough, int(column)] = learnt(self._encoding.places, rows, fidelity, values)
+            rows, fidelity, values, warp = self._data(told, _latest(seen, MOST), column)
+            theta = self._theta[enough, int(column)]
+            full = self._scale(self._rungs[-1])
+            found.append(
+                _Belief(int(column), warp, Surrogate(theta, self._encoding.places, rows, fidelity, values, full))
+            )
+        return found
+
+    def _data(
+        self, told: Mapping[int, TrialRecord], seen: Sequence[Seen], column: int
+    ) -> tuple[Floats, Floats, Floats, Warp]:
+        """Rows, fidelities and warped values."""
+        values = np.array([one.point[column] for one in seen])
+        warp, rows = Warp.of(values), self._encoding([_known(told[one.number]) for one in seen])
+        return rows, np.array([one.fidelity for one in seen]), warp(values), warp
+
+    def _believing(
+        self, beliefs: Sequence[_Belief], running: Sequence[TrialRecord]
+    ) -> tuple[list[_Belief], list[Floats]]:
+        """As if all trainings under way had come to what is expected; and the points of those on their last stretch."""
+        if not running:
+            return list(beliefs), []
+        rows = self._encoding([_known(record) for record in running])
+        ahead = [self._next(record.fidelity) for record in running]
+        scales = self._scales(np.array(ahead, dtype=np.float64))
+        expected_values = {each.column: each.warp.back(each.surrogate.mean(rows, scales)) for each in beliefs}
+        points = []
+        for index, record in enumerate(running):
+            if ahead[index] == self._rungs[-1]:
+                known = {name: record.costs.get(name, 0.0) for name in self._objectives.names}
+                point = self._objectives.minimised([known])[0]
+                for column, values in expected_values.items():
+                    point[column] = values[index]
+                points.append(point)
+        return [each._replace(surrogate=each.surrogate.believing(rows, scales)) for each in beliefs], points
+
+
+def _best_rates(gain: Gain, moments: list[Moments], step_s: Floats, rest_s: Floats) -> Floats:
+    """(m,) reservation rates of those that are best by a rougher rate; that of the others."""
+    every = np.arange(len(step_s))
+    rates = expected(gain, moments, every) / (step_s + rest_s)
+    best = np.argsort(-rates, kind="stable")[:SHORTLIST]
+    rates[best] = reservation_rates(gain, moments, best, step_s[best], rest_s[best])
+    rates[np.setdiff1d(every, best)] = 0.0
+    return rates
+
+
+def _known(record: TrialRecord) -> Known:
+    return record.architecture, record.costs
+
+
+def _latest(seen: Sequence[Seen], most: int) -> Sequence[Seen]:
+    """So many of them: those at the highest fidelities first, then the newest."""
+    if len(seen) <= most:
+        return seen
+    return sorted(sorted(seen, key=lambda one: (one.fidelity, *one[:2]))[-most:], key=lambda one: one[:3])
+
+
+def _guessed(rows: Floats, values: Floats, wanted: Floats) -> Floats:
+    """Values of one sign by those of others, as products of powers of costs."""
+    sign = math.copysign(1.0, float(np.median(values)))
+    fitted = Ridge(alpha=PENALTY).fit(rows, np.log(np.maximum(sign * values, 1e-9)))
+    return np.asarray(sign * np.exp(fitted.predict(wanted)))
+
+
+def _cheap(fresh: Sequence[Known], rng: np.random.Generator) -> int:
+    """Any, but a network of half the multiply-accumulates twice as often: the first steps are to cost little."""
+    weights = np.array([1 / max(costs.get("macs", 1.0), 1e-9) for _, costs in fresh])
+    return int(rng.choice(len(fresh), p=weights / weights.sum()))

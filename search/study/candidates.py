@@ -1,0 +1,112 @@
+"""Candidates: architectures of a space that a sampler which plans may choose from, with what is known of their costs.
+
+Some thousands: a stream of random ones that grows with the search, and all that differ in one decision from the best
+there are. Which they are depends on the seed and on what was found alone, so that a search which is resumed goes on
+with the same. Knows spaces and the gate, no trials.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import final
+
+from search.gate import Gate
+from search.study.untried import SHUFFLED, Answers
+from spaces import Architecture, Parameter, SearchSpace, SpaceError
+from spaces.questions import Label
+
+FIRST, MORE, MOST = 1_000, 50, 10_000  # random ones in the beginning, with every proposal, and in the end
+DRAWS = 20  # for each random one that is wanted, before a space counts as having no more
+NEIGHBOURS = 64  # of one architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An architecture that may be feasible as far as counting tells.
+
+    Attributes:
+        answers: that lead to it, in the order of the questions.
+    """
+
+    architecture: Architecture
+    answers: tuple[tuple[Parameter, Label], ...]
+    costs: Mapping[str, float]
+
+
+@final
+class Candidates:
+    """Of one search."""
+
+    def __init__(self, space: SearchSpace, gate: Gate, seed: int):
+        self._space, self._gate, self._seed = space, gate, seed
+        self._stream = self._random()
+        self._drawn: list[Candidate] = []
+        self._near: dict[str, list[Candidate]] = {}
+
+    def sample(self) -> list[Candidate]:
+        """The first random ones."""
+        return self._first(FIRST)
+
+    def some(self, proposals: int, best: Sequence[tuple[str, Answers]]) -> list[Candidate]:
+        """Different ones.
+
+        Args:
+            proposals: how many there were.
+            best: id and answers of architectures whose neighbours are wanted too.
+        """
+        found = {one.architecture.id: one for one in self._first(min(MOST, FIRST + MORE * proposals))}
+        for architecture_id, answers in best:
+            found |= {one.architecture.id: one for one in self._neighbours(architecture_id, answers)}
+        return list(found.values())
+
+    def _first(self, count: int) -> list[Candidate]:
+        self._drawn += islice(self._stream, max(0, count - len(self._drawn)))
+        return self._drawn[:count]
+
+    def _random(self) -> Iterator[Candidate]:
+        """Without repetition; all there are of a small space."""
+        rng, seen = random.Random(self._seed), set[str]()
+        walks = list(self._space.walks()) if self._space.size <= SHUFFLED else []
+        rng.shuffle(walks)
+        given = iter(walks) if self._space.size <= SHUFFLED else ({} for _ in range(DRAWS * MOST))
+        for candidate in (self._looked_at(answers, rng) for answers in given):
+            if candidate is not None and candidate.architecture.id not in seen:
+                seen.add(candidate.architecture.id)
+                yield candidate
+
+    def _neighbours(self, architecture_id: str, answers: Answers) -> list[Candidate]:
+        """Those that differ in one decision, and in what follows from it; some where there are many."""
+        if architecture_id not in self._near:
+            rng = random.Random(f"{self._seed} {architecture_id}")
+            here = self._looked_at(answers, rng)
+            changes = [
+                (parameter.name, other)
+                for parameter, label in (here.answers if here else ())
+                for other in parameter.choices
+                if other != label
+            ]
+            changes = rng.sample(changes, min(NEIGHBOURS, len(changes)))
+            near = [self._looked_at({**answers, name: other}, rng) for name, other in changes]
+            self._near[architecture_id] = [one for one in near if one is not None]
+        return self._near[architecture_id]
+
+    def _looked_at(self, answers: Answers, rng: random.Random) -> Candidate | None:
+        """Where the answers lead, with any for what they do not say; None where that is not feasible."""
+        given: list[tuple[Parameter, Label]] = []
+
+        def choose(parameter: Parameter) -> Label:
+            answer = answers.get(parameter.name)
+            if answer is None or answer not in parameter.choices:
+                answer = rng.choice(parameter.choices)
+            given.append((parameter, answer))
+            return answer
+
+        try:
+            architecture = self._space.decide(choose)
+            counted = self._gate.count(architecture)
+        except SpaceError:
+            return None
+        if not counted.feasible:
+            return None
+        return Candidate(architecture=architecture, answers=tuple(given), costs=counted.costs)
