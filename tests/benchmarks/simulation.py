@@ -192,15 +192,16 @@ class Simulation:
         self.begun += 1
 
 
-def paid(done: Sequence[Work], replay: Replay, *, hours: float) -> Curve:
-    """The curve of one worker that trains these one after the other, repeats too, for so many hours."""
-    curve, now = Curve(replay), 0.0
+def paid(done: Sequence[Work], replay: Replay, *, hours: float) -> tuple[Curve, int, float]:
+    """One worker that trains these one after the other, repeats too: the curve of what ends within so many hours, how
+    many do, and how many hours all of them take."""
+    curve, within, now = Curve(replay), 0, 0.0
     for work in done:
         now += replay.hours(work.code, work.fidelity)
-        if now > hours:
-            break
-        curve.add(now, work)
-    return curve
+        if now <= hours:
+            within += 1
+            curve.add(now, work)
+    return curve, within, now
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
