@@ -27,6 +27,7 @@ come to a share counts as infinitely late (null in JSON); one that was cut short
 | ours | our engine with its multi-objective sampler, reduction 3 |
 | oracle | the limit: knows every true value, trains what adds most hypervolume a second |
 | syne-tune-moasha | Syne Tune's MO-ASHA, which stops for good at a rung; who goes on pays the full 200 all the same |
+| syne-tune-moasha-ranked | the same where its priority is what its rule expects, see `peer_process` |
 | neps-{moasha,mohyperband,primo} | NePS: they promote what waits |
 
 The peers are no dependency of the project: each runs in a process of its own, with this interpreter or the first of

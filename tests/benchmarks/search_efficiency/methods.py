@@ -16,7 +16,7 @@ from search.study import studies
 from spaces import SpaceFile
 from spaces.schema import Search
 from tests.benchmarks.replay import ACCURACY, RUNGS, Cells, Replay, dimensions, read
-from tests.benchmarks.search_efficiency.peers import PEERS, Elsewhere, family
+from tests.benchmarks.search_efficiency.peers import PEERS, Elsewhere, PeerError, family
 from tests.benchmarks.search_efficiency.stock import OPTUNA, Optuna, Oracle
 from tests.benchmarks.simulation import MEMORY, Curve, End, Engine, Limits, Searcher, Simulation, Work, paid
 
@@ -110,10 +110,14 @@ def seeds_of(method: str, seeds: int) -> range:
 
 
 def simulate(task: Task, setting: Setting) -> list[dict[str, Any]]:
-    """What is kept of a search, a row for each clock under which it is seen."""
+    """What is kept of a search, a row for each clock under which it is seen; nothing where a peer breaks down."""
     replay = setting.replay(task.cost, task.seed)
     if task.method not in OPTUNA:
-        return [_one(task, setting, replay)]
+        try:
+            return [_one(task, setting, replay)]
+        except PeerError as error:
+            print(f"{task.method}, seed {task.seed}, {error}", flush=True)
+            return []
     free = _one(task, setting, replay, repeats_free=True)
     if task.workers > 1:
         return [_one(task, setting, replay), free]

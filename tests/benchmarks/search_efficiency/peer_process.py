@@ -23,9 +23,11 @@ class Peer(Protocol):
 
 
 class SyneTune:
-    """MO-ASHA as it is: who is not among the best third at the lower rung is stopped for good when it comes there.
+    """MO-ASHA: who is not among the best third at the lower rung is stopped for good when it comes there.
 
     It has no promotion of what was paused. Its rungs of 36 and 108 epochs see nothing, for nothing is reported there.
+    Its default priority (0.15) gives the order of the trials where its rule wants the rank of each, so that a decision
+    hardly depends on the trial that it is about; `-ranked` is the same order given as ranks.
     """
 
     def __init__(self, method: str, *, seed: int, choices: dict[str, list[str]], rungs: list[int]):
@@ -33,6 +35,13 @@ class SyneTune:
         from syne_tune.backend.trial_status import Trial  # noqa: PLC0415
         from syne_tune.config_space import choice  # noqa: PLC0415
         from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA  # noqa: PLC0415
+        from syne_tune.optimizer.schedulers.multiobjective.multiobjective_priority import (  # noqa: PLC0415
+            NonDominatedPriority,
+        )
+
+        class Ranked(NonDominatedPriority):
+            def priority_unsafe(self, objectives: Any) -> Any:
+                return np.argsort(super().priority_unsafe(objectives))
 
         np.random.seed(seed)  # what its configurations are drawn with
         self._trial, self._trials, self._lowest = Trial, [], rungs[0]
@@ -42,6 +51,7 @@ class SyneTune:
             time_attr="epoch",
             grace_period=rungs[0],
             max_t=rungs[-1],
+            multiobjective_priority=Ranked() if method.endswith("-ranked") else None,
             random_seed=seed,
         )
 
@@ -63,6 +73,9 @@ class SyneTune:
 
 class Neps:
     """An algorithm with its defaults; all of them promote what has waited.
+
+    MO-ASHA (0.17) promotes the best as soon as three wait, so nearly all in the end. MO-Hyperband begins two at the
+    higher rung for every three at the lower.
 
     NePS puts rungs at powers of the reduction, 3, below the highest: of 12 and 200 epochs it would make 22, 66 and
     200, which the table does not have. So it is told 1 for the lower rung and 3 for the higher. PriMO counts these

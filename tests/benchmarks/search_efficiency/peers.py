@@ -6,7 +6,9 @@ They need other versions of numpy and pandas than we do, and are no dependency o
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +19,7 @@ from tests.benchmarks.simulation import Work
 
 PROGRAM = Path(__file__).with_name("peer_process.py")
 MODULES = {"syne-tune": "syne_tune", "neps": "neps"}  # what to import, by the beginning of the methods' names
-PEERS = ("syne-tune-moasha", "neps-moasha", "neps-mohyperband", "neps-primo")
+PEERS = ("syne-tune-moasha", "syne-tune-moasha-ranked", "neps-moasha", "neps-mohyperband", "neps-primo")
 
 
 def family(method: str) -> str:
@@ -43,17 +45,22 @@ def _imports(python: str, module: str) -> bool:
     return subprocess.run([python, "-c", script], capture_output=True, check=False).returncode == 0
 
 
+class PeerError(Exception):
+    """Another system has ended; the message is the last that it said."""
+
+
 class Elsewhere:
     """A search by another system. Use as a context; its process ends with it."""
 
     def __init__(self, method: str, seed: int, replay: Replay, *, python: str):
         self._replay = replay
         given = {"method": method, "seed": seed, "choices": dimensions(replay.cells), "rungs": RUNGS}
+        self._said = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [python, str(PROGRAM), json.dumps(given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             text=True,
         )
         self.version = self._line()["version"]
@@ -66,6 +73,7 @@ class Elsewhere:
     ) -> None:
         self._process.kill()
         self._process.communicate()
+        self._said.close()
 
     def next(self) -> Work | None:
         work = self._say({"ask": True})
@@ -81,16 +89,17 @@ class Elsewhere:
 
     def _say(self, told: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(told) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # then it has no answer either
+            self._process.stdin.write(json.dumps(told) + "\n")
+            self._process.stdin.flush()
         return self._line()
 
     def _line(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(
-                f"the other system has ended with exit code {self._process.wait()}; run {PROGRAM} to see"
-            )
+            code = self._process.wait()
+            self._said.seek(0)
+            raise PeerError(f"ended with exit code {code}: {''.join(self._said.readlines()[-1:]).strip()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
