@@ -55,7 +55,7 @@ class Elsewhere:
     def __init__(self, method: str, seed: int, replay: Replay, *, python: str):
         self._replay = replay
         given = {"method": method, "seed": seed, "choices": dimensions(replay.cells), "rungs": RUNGS}
-        self._said = tempfile.TemporaryFile("w+")
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed at the end of the context
         self._process = subprocess.Popen(
             [python, str(PROGRAM), json.dumps(given)],
             stdin=subprocess.PIPE,
