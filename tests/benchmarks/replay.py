@@ -33,13 +33,14 @@ class TableError(Exception):
     """A table that cannot be replayed; the message says why."""
 
 
-def read(path: Path, *, prefix: str, costs: Iterable[str]) -> Cells:
-    """The cells of a table by their code, with all that a replay needs of them.
+def read(path: Path, *, prefix: str, costs: Iterable[str], rungs: Sequence[int] = RUNGS) -> Cells:
+    """The cells of a table by their code, with all that a replay of these rungs needs of them.
 
     Raises:
         TableError: a column, a value or a cell is missing.
     """
-    needed = [*(f"{prefix}_{name}" for name in ("val_200ep", "val_12ep", "val_seed0", "val_seed1", "train_time_s"))]
+    cheap = ["val_12ep"] if RUNGS[0] in rungs else []
+    needed = [f"{prefix}_{name}" for name in ("val_200ep", *cheap, "val_seed0", "val_seed1", "train_time_s")]
     needed += costs
     with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
         rows = csv.DictReader(file)

