@@ -160,7 +160,7 @@ class Results:
             **circumstances(),
             "commit": commit(),
             "options": kept_options(given),
-            "shares": SHARES,
+            "shares": setting.shares,
             "references": {replay.cost: replay.reference for replay in replays},
             "budget_hours": {str(count): setting.budget(replays[0], count) for count in given.workers},
             "skipped": dict(skipped),
@@ -208,10 +208,7 @@ class Results:
             column = self.column(cost, count)
             print(f"\n{cost}, workers: {count}, seeds: {self._given.seeds}; medians (quartiles)\n")
             print(shown.table(column["methods"]))
-            for share, found in column["against_best_stock"].items():
-                if found["ratio"] is not None:
-                    part = f"{found['ratio']:.2f} of the hours of {found['stock']}, the best stock sampler"
-                    print(f"{float(share):.0%}: {column['ours']} takes {part} (goal: {found['goal']})")
+            print("", *shown.compared(column), sep="\n")
         if self._given.plot and any(panels.values()):
             shown.plot({place: rows for place, rows in panels.items() if rows}, self._given.plot)
 

@@ -71,6 +71,11 @@ class Setting:
     gp: int
     pythons: Mapping[str, str]
 
+    @property
+    def shares(self) -> list[float]:
+        """Those that a search looks for."""
+        return [share for share in SHARES if share <= self.until]
+
     def budget(self, replay: Replay, workers: int) -> float:
         """In simulated hours of each of the workers."""
         return self.hours or self.trainings * replay.mean_hours / workers
@@ -138,7 +143,7 @@ def _one(task: Task, setting: Setting, replay: Replay, *, repeats_free: bool = F
     if gp and end is End.BUDGET and simulation.begun >= trainings:
         end = End.CUT
     known = simulation.hours if end is End.CUT else hours
-    row = _row(task.method + FREE * repeats_free, task, simulation.curve, end, known)
+    row = _row(task.method + FREE * repeats_free, task, _found(simulation.curve, end, known, setting))
     row |= _counted(simulation.done) | {"seconds": round(time.perf_counter() - began, 2)}
     return {**row, "done": simulation.done} if task.workers == 1 and repeats_free else row
 
@@ -149,7 +154,7 @@ def _paid(free: dict[str, Any], setting: Setting, replay: Replay) -> dict[str, A
     curve, within, spent = paid(done, replay, hours=hours)
     end = End.SHARE if curve.share >= setting.until else End.BUDGET if spent > hours else End(free["end"])
     row = {**free, "method": free["method"].removesuffix(FREE), **_counted(done[:within])}
-    return {**row, **_found(curve, end, spent if end is End.CUT else hours)}
+    return {**row, **_found(curve, end, spent if end is End.CUT else hours, setting)}
 
 
 def _counted(done: Sequence[Work]) -> dict[str, Any]:
@@ -157,16 +162,16 @@ def _counted(done: Sequence[Work]) -> dict[str, Any]:
     return {"trainings": {str(rung): sum(work.fidelity == rung for work in done) for rung in RUNGS}, "repeats": repeats}
 
 
-def _row(method: str, task: Task, curve: Curve, end: End, known: float) -> dict[str, Any]:
+def _row(method: str, task: Task, found: Mapping[str, Any]) -> dict[str, Any]:
     named = {"method": method, "cost": task.cost, "workers": task.workers, "seed": task.seed}
-    return {**named, **_found(curve, end, known)}
+    return {**named, **found}
 
 
-def _found(curve: Curve, end: End, known: float) -> dict[str, Any]:
+def _found(curve: Curve, end: End, known: float, setting: Setting) -> dict[str, Any]:
     return {
         "end": end.value,
         "hours": round(known, 4),
-        "hours_to": {f"{share:g}": curve.hours_to(share) for share in SHARES},
+        "hours_to": {f"{share:g}": curve.hours_to(share) for share in setting.shares},
         "final_hypervolume": curve.share,
         "gains": [[round(hours, 4), round(share, 5)] for hours, share in curve.gains],
     }

@@ -60,26 +60,60 @@ def _median(values: Any) -> float:
     return quartiles(list(values))[1]
 
 
-def best_stock(methods: Mapping[str, Any], share: str) -> tuple[float, str]:
-    """The lowest median hours of Optuna's samplers, repeats paid; infinite where none has come there."""
-    there = [name for name in methods if name in OPTUNA and methods[name]["hours_to"][share]]
-    return min(((methods[name]["hours_to"][share][0], name) for name in there), default=(math.inf, "none"))
-
-
 def against(methods: Mapping[str, Any], ours: str) -> dict[str, dict[str, Any]]:
-    """By share: our hours as a part of those of the best stock sampler; None where either has not come there."""
-    found = {}
-    for share in (f"{share:g}" for share in SHARES):
-        (theirs, name), mine = best_stock(methods, share), methods.get(ours, {}).get("hours_to", {}).get(share)
-        ratio = mine[0] / theirs if mine and math.isfinite(theirs) else None
-        found[share] = {"stock": name, "ratio": ratio, "goal": GOAL}
-    return found
+    """By share: our median hours as a part of those of the best of Optuna's samplers, repeats paid and repeats free.
+
+    `at_most` is true where no sampler came there within the hours that are known of it: the part is of the most of
+    those. None where we have not come there, or there is nobody to compare with.
+    """
+    kinds = {"paid": list(OPTUNA), "free": [name + FREE for name in OPTUNA]}
+    there = {
+        kind: [methods[name] | {"name": name} for name in names if name in methods] for kind, names in kinds.items()
+    }
+    return {
+        share: {kind: _part(methods.get(ours), stock, share) for kind, stock in there.items()} | {"goal": GOAL}
+        for share in _shares(methods)
+    }
+
+
+def _shares(methods: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(share for found in methods.values() for share in found["hours_to"]))
+
+
+def _part(ours: Mapping[str, Any] | None, stock: Rows, share: str) -> dict[str, Any] | None:
+    if not stock or ours is None or not (mine := ours["hours_to"][share]):
+        return None
+    reached = {found["name"]: found["hours_to"][share][0] for found in stock if found["hours_to"][share]}
+    if reached:
+        best = min(reached, key=lambda name: reached[name])
+        return {"stock": best, "part": mine[0] / reached[best], "at_most": False}
+    known = max(max(found["final_hours"]) for found in stock)
+    return {"stock": None, "part": mine[0] / known, "at_most": True}
+
+
+def compared(column: Mapping[str, Any]) -> list[str]:
+    """What `against` says, in words."""
+    lines = []
+    for share, found in column["against_best_stock"].items():
+        for kind in ("paid", "free"):
+            if part := found[kind]:
+                whom = part["stock"] or "what any stock sampler had, which did not come there"
+                much = f"{'at most ' * part['at_most']}{part['part']:.2f} of the hours of {whom}"
+                lines.append(f"{float(share):.0%}, repeats {kind}: {column['ours']} takes {much} (goal: {GOAL})")
+    return lines
 
 
 def table(methods: Mapping[str, Any]) -> str:
     """Markdown: a row a method."""
-    shares = [f"{share:g}" for share in SHARES]
-    head = ["hours to", *(f"{share:.0%}" for share in SHARES), "hypervolume", "of 12 / 200", "repeats", "s a seed"]
+    shares = _shares(methods)
+    head = [
+        "hours to",
+        *(f"{float(share):.0%}" for share in shares),
+        "hypervolume",
+        "of 12 / 200",
+        "repeats",
+        "s a seed",
+    ]
     lines = [head, ["---"] * len(head)]
     for name, found in methods.items():
         cells = [_cell(found, share) for share in shares]
