@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.search_efficiency [--table FILE] [--prefix c10] [--cost lat_raspi4 ...] [--seeds 10]
         [--workers 1 4 ...] [--methods ...] [--rungs 12 200] [--trials 400] [--hours H] [--until 0.99] [--limit-s S]
-        [--gp-trials 100] [--python FILE ...] [--processes 2] [--json OUT [--resume]] [--plot OUT.png]
+        [--gp-trials 100] [--python FILE ...] [--processes 2] [--json OUT [--resume [--again METHOD ...]]] [--plot OUT.png]
 
 Two objectives: validation error in %, and a cost: any column of the table, known before training. Rungs are 12 and
 200 epochs. At 12 a training shows the accuracy of a separate run of 12 epochs, for 12/200 of the time of a full one;
@@ -37,23 +37,16 @@ of 12 epochs: with `--rungs 200` all methods train to the end.
 """
 
 import argparse
-import json
-import math
 import multiprocessing
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from tests.benchmarks.machine import SHARED, circumstances
+from tests.benchmarks.machine import SHARED
 from tests.benchmarks.replay import RUNGS, TableError
-from tests.benchmarks.search_efficiency import shown
 from tests.benchmarks.search_efficiency.methods import (
     METHODS,
-    OURS,
-    PRESENT,
     SHARES,
     Setting,
     Task,
@@ -62,13 +55,10 @@ from tests.benchmarks.search_efficiency.methods import (
     simulate,
 )
 from tests.benchmarks.search_efficiency.peers import PEERS, family, interpreters
+from tests.benchmarks.search_efficiency.results import Results, Row, earlier
 
 TABLE = SHARED / "bench/nasbench201_cifar10.csv.gz"
 COSTS = ("lat_raspi4", "lat_1080ti_1", "lat_pixel2", "lat_fpga", "macs_M_calc")
-ROOT = Path(__file__).resolve().parents[3]
-KEPT = ("table", "prefix", "rungs", "trials", "hours", "until")  # options that must be the same for a run to go on
-
-Row = dict[str, Any]
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -93,6 +83,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--resume", action="store_true", help="go on with what is missing in OUT")
+    parser.add_argument("--again", nargs="+", choices=METHODS, default=[], metavar="METHOD", help="though OUT has it")
     parser.add_argument("--plot", type=Path, metavar="OUT.png")
     given = parser.parse_args(arguments)
     if given.resume and not given.json:
@@ -112,23 +103,6 @@ def runnable(given: argparse.Namespace) -> tuple[list[str], dict[str, str], dict
     return [name for name in given.methods if name not in skipped], pythons, skipped
 
 
-def kept_options(given: argparse.Namespace) -> dict[str, Any]:
-    return {name: value.name if isinstance(value := getattr(given, name), Path) else value for name in KEPT}
-
-
-def earlier(given: argparse.Namespace) -> list[Row]:
-    """The searches that OUT holds already, where the run is to go on."""
-    if not given.resume or not given.json.exists():
-        return []
-    content = json.loads(given.json.read_text())
-    for name, value in kept_options(given).items():
-        if content["options"][name] != value:
-            sys.exit(f"{given.json} was made with {name} {content['options'][name]}, not {value}; write another file")
-    for row in content["runs"]:
-        row["hours_to"] = {share: math.inf if at is None else at for share, at in row["hours_to"].items()}
-    return list(content["runs"])
-
-
 def searched(tasks: Sequence[Task], setting: Setting, processes: int) -> Iterator[list[Row]]:
     """The rows of each search as it ends."""
     work: Callable[[Task], list[Row]] = partial(simulate, setting=setting)
@@ -137,86 +111,6 @@ def searched(tasks: Sequence[Task], setting: Setting, processes: int) -> Iterato
         return
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         yield from pool.imap_unordered(work, tasks)
-
-
-def commit() -> str | None:
-    """With a plus where something is not committed."""
-
-    def git(*command: str) -> str:
-        done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    found = git("rev-parse", "HEAD")
-    return found + "+" * bool(git("status", "--porcelain", "--untracked-files=no")) if found else None
-
-
-class Results:
-    """All searches so far, as they are written and shown."""
-
-    def __init__(self, given: argparse.Namespace, setting: Setting, skipped: Mapping[str, str], rows: list[Row]):
-        self._given, self._rows = given, rows
-        replays = [setting.replay(cost, 0) for cost in given.cost]
-        self._head: dict[str, Any] = {
-            **circumstances(),
-            "commit": commit(),
-            "options": kept_options(given),
-            "shares": setting.shares,
-            "references": {replay.cost: replay.reference for replay in replays},
-            "budget_hours": {str(count): setting.budget(replays[0], count) for count in given.workers},
-            "skipped": dict(skipped),
-        }
-
-    def missing(self, tasks: Sequence[Task]) -> list[Task]:
-        there = {(row["cost"], row["workers"], row["method"], row["seed"]) for row in self._rows}
-        return [task for task in tasks if (task.cost, task.workers, task.method, task.seed) not in there]
-
-    def add(self, rows: Sequence[Row]) -> None:
-        self._rows += rows
-        self.write()
-
-    def at(self, cost: str, workers: int) -> list[Row]:
-        """In the order of methods and seeds."""
-        there = [row for row in self._rows if (row["cost"], row["workers"]) == (cost, workers)]
-        return sorted(
-            there, key=lambda row: (METHODS.index(row["method"].partition(" ")[0]), row["method"], row["seed"])
-        )
-
-    def column(self, cost: str, workers: int) -> dict[str, Any]:
-        methods = {name: shown.summary(rows) for name, rows in shown.by_method(self.at(cost, workers)).items()}
-        ours = OURS if OURS in methods or PRESENT not in methods else PRESENT
-        return {"methods": methods, "ours": ours, "against_best_stock": shown.against(methods, ours)}
-
-    def write(self) -> None:
-        """Whole or not at all."""
-        if not self._given.json:
-            return
-        costs = list(dict.fromkeys([*self._given.cost, *(row["cost"] for row in self._rows)]))
-        counts = list(dict.fromkeys([*self._given.workers, *(row["workers"] for row in self._rows)]))
-        columns = {cost: {str(count): self.column(cost, count) for count in counts} for cost in costs}
-        first = columns[costs[0]][str(counts[0])]
-        seeds = sorted({row["seed"] for row in self._rows})
-        content = {**self._head, "seeds": seeds, **first, "columns": columns, "runs": list(map(finite, self._rows))}
-        partial_file = self._given.json.with_name(self._given.json.name + ".part")
-        partial_file.write_text(json.dumps(content, allow_nan=False) + "\n")
-        partial_file.replace(self._given.json)
-
-    def show(self) -> None:
-        panels = {(cost, count): self.at(cost, count) for cost in self._given.cost for count in self._given.workers}
-        for (cost, count), rows in panels.items():
-            if not rows:
-                continue
-            column = self.column(cost, count)
-            print(f"\n{cost}, workers: {count}, seeds: {self._given.seeds}; medians (quartiles)\n")
-            print(shown.table(column["methods"]))
-            print("", *shown.compared(column), sep="\n")
-        if self._given.plot and any(panels.values()):
-            shown.plot({place: rows for place, rows in panels.items() if rows}, self._given.plot)
-
-
-def finite(row: Row) -> Row:
-    """With null for infinity."""
-    hours = {share: at if math.isfinite(at) else None for share, at in row["hours_to"].items()}
-    return {**row, "hours_to": hours}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from tests.benchmarks.search_efficiency.methods import FREE, SHARES
 from tests.benchmarks.search_efficiency.stock import OPTUNA
@@ -159,6 +160,9 @@ def _draw(panel: Axes, rows: Rows, names: Sequence[str]) -> None:
     for share in SHARES:
         panel.axhline(share, color="grey", linewidth=0.5)
     panel.set(xscale="log", ylim=(LOWEST, 1.0), xlabel="simulated hours", ylabel="share of the reachable hypervolume")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter("")
 
 
 def _share_at(row: Mapping[str, Any], hours: float) -> float:
