@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.search_efficiency [--table FILE] [--prefix c10] [--cost lat_raspi4 ...] [--seeds 10]
         [--workers 1 4 ...] [--methods ...] [--rungs 12 200] [--trials 400] [--hours H] [--until 0.99] [--limit-s S]
-        [--gp-trials 100] [--python FILE ...] [--processes 2] [--json OUT [--resume [--again METHOD ...]]] [--plot OUT.png]
+        [--gp-trials 100] [--python FILE ...] [--processes 2] [--plot OUT.png]
+        [--json OUT [--resume [--again METHOD ...]]]
 
 Two objectives: validation error in %, and a cost: any column of the table, known before training. Rungs are 12 and
 200 epochs. At 12 a training shows the accuracy of a separate run of 12 epochs, for 12/200 of the time of a full one;
