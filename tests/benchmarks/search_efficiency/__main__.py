@@ -22,6 +22,7 @@ come to a share counts as infinitely late (null in JSON); one that was cut short
 | method | what |
 |---|---|
 | optuna-{random,nsga2,tpe,gp} | Optuna's samplers with their defaults, in memory; a repeat is trained and paid again |
+| optuna-tpe-multivariate | its TPE with that option, which is not the default |
 | ... (repeats free) | the same where an exact repeat takes no time; at most 3 times --trials are asked for |
 | halving-random-3, -8 | our engine: halving by the whole front, reduction 3 and 8, random proposals |
 | tpe-halving | our engine with tpe, reduction 3 |

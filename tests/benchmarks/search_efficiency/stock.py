@@ -21,20 +21,23 @@ OPTUNA: Mapping[str, Callable[[int], BaseSampler]] = {
     "optuna-random": lambda seed: RandomSampler(seed=seed),
     "optuna-nsga2": lambda seed: NSGAIISampler(seed=seed),
     "optuna-tpe": lambda seed: TPESampler(seed=seed),
+    "optuna-tpe-multivariate": lambda seed: TPESampler(seed=seed, multivariate=True),
     "optuna-gp": lambda seed: GPSampler(seed=seed),
 }
 FULL = RUNGS[-1]
 
 
 class Optuna:
-    """A sampler with its defaults, in memory. What it proposes is trained, also when it has been trained before."""
+    """A sampler with its defaults but for its name, in memory. What it proposes is trained, also when it has been trained before."""
 
     def __init__(self, name: str, seed: int, replay: Replay):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        warnings.simplefilter("ignore", ExperimentalWarning)
         torch.set_num_threads(1)  # GP: its matrices are too small for more
         self._replay, self._space = replay, dimensions(replay.cells)
-        self._study = optuna.create_study(sampler=OPTUNA[name](seed), directions=["maximize", "minimize"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            sampler = OPTUNA[name](seed)
+        self._study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
         self._trials: dict[int, optuna.Trial] = {}
 
     def next(self) -> Work | None:
