@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.search_efficiency [--table FILE] [--prefix c10] [--cost lat_raspi4 ...] [--seeds 10]
         [--workers 1 4 ...] [--methods ...] [--rungs 12 200] [--trials 400] [--hours H] [--until 0.99] [--limit-s S]
-        [--gp-trials 100] [--python FILE ...] [--processes 2] [--plot OUT.png]
+        [--gp-trials 200] [--python FILE ...] [--processes 2] [--plot OUT.png]
         [--json OUT [--resume [--again METHOD ...]]]
 
 Two objectives: validation error in %, and a cost: any column of the table, known before training. Rungs are 12 and
@@ -17,7 +17,7 @@ table.** What is measured here, not by a search, is the hypervolume up to it of 
 The budget of every method is the simulated hours that `--trials` full trainings take on average, divided by
 `--workers`; or `--hours`. `--seeds` are paired: a seed gives the noise and the sampler's seed. A search that has not
 come to a share counts as infinitely late (null in JSON); one that was cut short by `--limit-s`, or GP by
-`--gp-trials` (it takes seconds a proposal), is counted as `cut_before`, with the hours that it came to.
+`--gp-trials` (it takes up to seconds a proposal), is counted as `cut_before`, with the hours that it came to.
 
 | method | what |
 |---|---|
@@ -80,7 +80,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hours", type=float)
     parser.add_argument("--until", type=float, default=SHARES[-1])
     parser.add_argument("--limit-s", type=float, default=1800.0, help="real seconds of one search")
-    parser.add_argument("--gp-trials", type=int, default=100)
+    parser.add_argument("--gp-trials", type=int, default=200)
     parser.add_argument("--python", nargs="+", default=[], help="interpreters in which peers are looked for")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="OUT")

@@ -28,7 +28,7 @@ FULL = RUNGS[-1]
 
 
 class Optuna:
-    """A sampler with its defaults but for its name, in memory. What it proposes is trained, also when it has been trained before."""
+    """A sampler, in memory. What it proposes is trained, also when it has been trained before."""
 
     def __init__(self, name: str, seed: int, replay: Replay):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
