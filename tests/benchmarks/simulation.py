@@ -106,9 +106,9 @@ class End(StrEnum):
     """Why a simulation is over."""
 
     SHARE = "share"  # it has found all that was asked for
-    BUDGET = "budget"  # its simulated hours, or trainings, are spent
+    BUDGET = "budget"  # its simulated hours are spent
     NOTHING = "nothing left"  # the searcher has no more work
-    CUT = "cut"  # real seconds, or what the searcher can bear, ran out
+    CUT = "cut"  # real seconds, or the trainings that it may begin, ran out before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ class Simulation:
             if (further := self._searcher.report(event.work, self.hours)) is not None:
                 self._begin(further)
             self._hand_out(limits)
-        return End.BUDGET if self.begun >= limits.trainings else End.NOTHING
+        return End.CUT if self.begun >= limits.trainings else End.NOTHING
 
     def _hand_out(self, limits: Limits) -> None:
         """Workers without work ask for it."""

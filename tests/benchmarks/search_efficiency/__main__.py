@@ -16,14 +16,15 @@ table.** What is measured here, not by a search, is the hypervolume up to it of 
 
 The budget of every method is the simulated hours that `--trials` full trainings take on average, divided by
 `--workers`; or `--hours`. `--seeds` are paired: a seed gives the noise and the sampler's seed. A search that has not
-come to a share counts as infinitely late (null in JSON); one that was cut short by `--limit-s`, or GP by
-`--gp-trials` (it takes up to seconds a proposal), is counted as `cut_before`, with the hours that it came to.
+come to a share counts as infinitely late (null in JSON); one that was cut short, by `--limit-s`, by three times
+--trials of a stock sampler or by `--gp-trials` (GP takes up to seconds a proposal), is counted as `cut_before`, with
+the hours that it came to.
 
 | method | what |
 |---|---|
 | optuna-{random,nsga2,tpe,gp} | Optuna's samplers with their defaults, in memory; a repeat is trained and paid again |
 | optuna-tpe-multivariate | its TPE with that option, which is not the default |
-| ... (repeats free) | the same where an exact repeat takes no time; at most 3 times --trials are asked for |
+| ... (repeats free) | the same where an exact repeat takes no time |
 | halving-random-3, -8 | our engine: halving by the whole front, reduction 3 and 8, random proposals |
 | tpe-halving | our engine with tpe, reduction 3 |
 | ours | our engine with its multi-objective sampler, reduction 3 |

@@ -140,8 +140,6 @@ def _one(task: Task, setting: Setting, replay: Replay, *, repeats_free: bool = F
     with _searcher(task, setting, replay) as searcher:
         simulation = Simulation(searcher, replay, workers=task.workers, repeats_free=repeats_free)
         end = simulation.run(limits)
-    if gp and end is End.BUDGET and simulation.begun >= trainings:
-        end = End.CUT
     known = simulation.hours if end is End.CUT else hours
     row = _row(task.method + FREE * repeats_free, task, _found(simulation.curve, end, known, setting))
     row |= _counted(simulation.done) | {"seconds": round(time.perf_counter() - began, 2)}
