@@ -20,9 +20,6 @@ method reached a share before the first method did. Needs the table of ../shared
 """
 
 import argparse
-import csv
-import gzip
-import heapq
 import json
 import math
 import re
@@ -30,32 +27,24 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import spaces
-from search.evaluator import Measurement
-from search.pareto import hypervolume
 from search.study import studies
-from search.study.study import Study
-from search.study.work import Assignment, carry_out
-from spaces import Architecture, SpaceFile
+from spaces import SpaceFile
 from tests.benchmarks.machine import SHARED, circumstances
-from tests.search.plain import checkpoint
+from tests.benchmarks.replay import ACCURACY, RUNGS, Cells, Replay, dimensions, read
+from tests.benchmarks.simulation import MEMORY, Curve, End, Engine, Limits, Simulation, quartiles
 
 TABLE = SHARED / "bench/nasbench201_cifar10.csv.gz"
 DEVICES = ("1080ti_1", "fpga", "pixel2", "raspi4")
 CHANCE = 10.0  # % of ten classes
-RUNGS = (12, 200)
 SHARES = (0.95, 0.975, 0.99)  # of the best hypervolume
 POINTS = 10  # in time, evenly spaced, at which the hypervolumes are compared
-MEMORY = Path("/dev/shm")  # storage that costs no time; elsewhere it goes to disk
 METHODS = ("random/none", "random/asha", "random/pareto", "nsga2/none", "nsga2/pareto", "tpe/none", "tpe/pareto")
-
-Cell = Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,163 +57,52 @@ class Method:
         return f"{self.sampler}/{self.scheduler}" + ("" if self.scheduler == "none" else f"/{self.reduction}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """What the table says of a cell, for one draw of the noise.
-
-    Attributes:
-        device: of the latency, in ms.
-        run: which of the full trainings is seen.
-    """
-
-    cells: Mapping[str, Cell]
-    device: str
-    run: int
-
-    def cell(self, architecture: Architecture) -> Cell:
-        return self.cells["".join(str(choice) for _, choice in sorted(architecture.choices.items()))]
-
-    def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        return {"latency": float(self.cell(architecture)[f"lat_{self.device}"])}
-
-    def evaluate(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Iterator[Measurement]:
-        cell = self.cell(architecture)
-        seen = cell["c10_val_12ep" if fidelity == RUNGS[0] else f"c10_val_seed{self.run}"]
-        hours = float(cell["c10_train_time_s"]) / 3600 * fidelity / RUNGS[-1]
-        yield Measurement(fidelity=fidelity, values={"accuracy": float(seen)}, metrics={"hours": hours})
-
-    def truth(self, cell: Cell) -> tuple[float, float]:
-        """To be minimised."""
-        return -float(cell["c10_val_200ep"]), float(cell[f"lat_{self.device}"])
-
-    @cached_property
-    def bound(self) -> tuple[float, float]:
-        """Of the hypervolume, to be minimised."""
-        return -CHANCE, max(latency for _, latency in map(self.truth, self.cells.values()))
-
-    @cached_property
-    def best(self) -> float:
-        """The hypervolume of all cells."""
-        return hypervolume([self.truth(cell) for cell in self.cells.values()], self.bound)
+def replay_of(cells: Cells, latency: str, run: int) -> Replay:
+    worst = max(cell[latency] for cell in cells.values())
+    return Replay(cells=cells, prefix="c10", cost=latency, run=run, reference=(CHANCE, worst))
 
 
-def table() -> dict[str, Cell]:
-    with gzip.open(TABLE, "rt", newline="") as file:
-        return {row["code"]: row for row in csv.DictReader(file)}
-
-
-def space_of(method: Method, seed: int, worst: float) -> SpaceFile:
+def space_of(method: Method, seed: int, replay: Replay) -> SpaceFile:
     full_only = method.scheduler == "none"
     return spaces.load(
         {
             "name": "nasbench201",
-            "dimensions": {f"edge{place}": list(range(5)) for place in range(6)},
-            "objectives": {"accuracy": "maximize", "latency": "minimize"},
+            "dimensions": dimensions(replay.cells),
+            "objectives": {ACCURACY: "maximize", replay.cost: "minimize"},
             "search": {
-                "trials": 5**6,
+                "trials": len(replay.cells),
                 "sampler": method.sampler,
                 "seed": seed,
                 "scheduler": method.scheduler,
                 "fidelity": {"rungs": list(RUNGS[1:] if full_only else RUNGS), "reduction": method.reduction},
-                "reference_point": {"accuracy": CHANCE, "latency": worst},
+                "reference_point": replay.reference_point,
             },
         }
     )
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
-class Event:
-    """A training reaches a rung."""
-
-    hours: float
-    number: int
-    architecture: Architecture = field(compare=False)
-    training: Iterator[Measurement] = field(compare=False)
-    measurement: Measurement = field(compare=False)
-
-
-class Simulation:
-    """One search in simulated time.
-
-    Attributes:
-        gains: (hours, share of the best hypervolume) at each complete trial that added to it, in order.
-        hours: up to when its share can be told; a simulation that has reached the last share goes no further.
-    """
-
-    def __init__(self, study: Study, replay: Replay):
-        self._study, self._replay = study, replay
-        self._ahead: list[Event] = []
-        self._points: list[tuple[float, float]] = []
-        self.gains: list[tuple[float, float]] = [(0.0, 0.0)]
-        self.hours = 0.0
-
-    def run(self, *, workers: int, hours: float, limit_s: float) -> None:
-        """Until so many hours have passed, all shares are reached, or so many real seconds are over."""
-        deadline = time.monotonic() + limit_s
-        self._begin(workers)
-        while self._ahead and self._ahead[0].hours <= hours and self.gains[-1][1] < SHARES[-1]:
-            if time.monotonic() > deadline:
-                return
-            event = heapq.heappop(self._ahead)
-            self.hours = event.hours
-            if self._study.report(event.number, event.measurement):
-                self._step(event.number, event.architecture, event.training)
-            elif event.measurement.fidelity == RUNGS[-1]:
-                self._complete(event.architecture)
-            self._begin(workers)
-        self.hours = hours
-
-    def _begin(self, workers: int) -> None:
-        """Workers without work ask for it."""
-        while len(self._ahead) < workers and isinstance(work := self._study.next(), Assignment):
-            training = carry_out(self._replay, work, checkpoint(self._study, work.number))
-            self._step(work.number, work.architecture, training)
-
-    def _step(self, number: int, architecture: Architecture, training: Iterator[Measurement]) -> None:
-        """Looks up what the training will have reached at the next rung, and when."""
-        measurement = next(training)
-        at = self.hours + measurement.metrics["hours"]
-        event = Event(hours=at, number=number, architecture=architecture, training=training, measurement=measurement)
-        heapq.heappush(self._ahead, event)
-
-    def _complete(self, architecture: Architecture) -> None:
-        self._points.append(self._replay.truth(self._replay.cell(architecture)))
-        found = hypervolume(self._points, self._replay.bound) / self._replay.best
-        if found > self.gains[-1][1]:
-            self.gains.append((self.hours, found))
-
-    def hours_to(self, share: float) -> float:
-        """Infinite where it has not come so far."""
-        return next((hours for hours, found in self.gains if found >= share), math.inf)
-
-    def share_at(self, hours: float) -> float:
-        """NaN beyond where it came."""
-        return max(found for at, found in self.gains if at <= hours) if hours <= self.hours else math.nan
+def share_at(curve: Curve, hours: float, known: float) -> float:
+    """NaN beyond where it is known."""
+    return curve.share_at(hours) if hours <= known else math.nan
 
 
 def simulated(method: Method, seed: int, replay: Replay, given: argparse.Namespace) -> dict[str, Any]:
-    file, began = space_of(method, seed, replay.bound[1]), time.perf_counter()
-    assert file.search.reference_point is not None
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        study = studies.begin(Path(folder) / "s", file, replay, reference_point=file.search.reference_point)
-        simulation = Simulation(study, replay)
-        simulation.run(workers=given.workers, hours=given.hours, limit_s=given.limit_s)
+    file, began = space_of(method, seed, replay), time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        study = studies.begin(Path(folder) / "s", file, replay, reference_point=replay.reference_point)
+        simulation = Simulation(Engine(study, replay), replay, workers=given.workers)
+        end = simulation.run(Limits(hours=given.hours, share=SHARES[-1], seconds=given.limit_s))
         study.close()
+        known = simulation.hours if end is End.CUT else given.hours
         return {
             "method": str(method),
             "seed": seed,
-            "hours": simulation.hours,
-            "hours_to": {f"{share:g}": simulation.hours_to(share) for share in SHARES},
-            "share_at": [simulation.share_at(given.hours * (place + 1) / POINTS) for place in range(POINTS)],
+            "hours": known,
+            "hours_to": {f"{share:g}": simulation.curve.hours_to(share) for share in SHARES},
+            "share_at": [share_at(simulation.curve, given.hours * (n + 1) / POINTS, known) for n in range(POINTS)],
             "counts": {state.value: count for state, count in study.counts().items()},
             "seconds": time.perf_counter() - began,
         }
-
-
-def quartiles(values: Sequence[float]) -> list[float]:
-    """25, 50 and 75 %, each one of the values, so that infinity can be among them."""
-    ordered = sorted(values)
-    return [ordered[min(len(ordered) - 1, int(len(ordered) * part))] for part in (0.25, 0.5, 0.75)]
 
 
 def methods(names: Sequence[str], reductions: Sequence[int]) -> list[Method]:
@@ -283,8 +161,9 @@ def main() -> None:
     given = parser.parse_args()
     if not TABLE.exists():
         sys.exit(f"needs {TABLE}")
-    cells, rows = table(), list[dict[str, Any]]()
-    replays = [Replay(cells=cells, device=given.device, run=run) for run in (0, 1)]
+    latency, rows = f"lat_{given.device}", list[dict[str, Any]]()
+    cells = read(TABLE, prefix="c10", costs=[latency])
+    replays = [replay_of(cells, latency, run) for run in (0, 1)]
     for method in methods(given.methods, given.reductions):
         for seed in range(given.seeds):
             rows.append(simulated(method, seed, replays[seed % 2], given))
@@ -292,7 +171,7 @@ def main() -> None:
         show(lines[-1], given.hours)
         if given.json:
             options = {name: value for name, value in vars(given).items() if name not in ("json", "methods")}
-            fixed = {"rungs": RUNGS, "best": replays[0].best, "bound": replays[0].bound, **options}
+            fixed = {"rungs": RUNGS, "best": replays[0].best, "bound": replays[0].reference, **options}
             content = {**circumstances(), **fixed, "methods": lines, "simulations": rows}
             given.json.write_text(re.sub(r"\b(Infinity|NaN)\b", "null", json.dumps(content, indent=2)) + "\n")
 
