@@ -85,7 +85,7 @@ def expected(gain: Gain, beliefs: list[Moments], which: NDArray[np.int64]) -> Fl
     drawn = spread_samples(OUTCOMES, len(beliefs))
     means = np.stack([belief.mean[which] for belief in beliefs], axis=1)
     spread = np.stack([belief.deviation[which] for belief in beliefs], axis=1)
-    return gain(means[:, None] + spread[:, None] * drawn, which).mean(axis=1)
+    return np.asarray(gain(means[:, None] + spread[:, None] * drawn, which).mean(axis=1))
 
 
 def reservation_rates(
