@@ -203,7 +203,7 @@ def space_of(ours: Ours, seed: int, replay: Replay, rungs: Sequence[int]) -> Spa
                 "trials": len(replay.cells),
                 "sampler": ours.sampler,
                 "seed": seed,
-                "scheduler": "pareto" if len(rungs) > 1 else "none",
+                "scheduler": "auto" if len(rungs) > 1 else "none",
                 "fidelity": {"rungs": list(rungs), "reduction": ours.reduction},
                 "reference_point": replay.reference_point,
             },
