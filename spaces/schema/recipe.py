@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 from timm.optim import list_optimizers
@@ -132,7 +132,10 @@ class Search(Section):
         return self
 
 
-NONE, PRETRAINED, PARENT, NEAREST = "none", "pretrained", "parent", "nearest"
+NONE: Final = "none"
+PRETRAINED: Final = "pretrained"
+PARENT: Final = "parent"
+NEAREST: Final = "nearest"
 
 
 def _shorthand(schema: dict[str, Any]) -> None:
@@ -181,11 +184,16 @@ class Train(Section):
         if not isinstance(given, dict) or "pretrained" not in given:
             return given
         rest = {key: value for key, value in given.items() if key != "pretrained"}
-        pretrained, inherit = given["pretrained"], rest.setdefault("inherit", PRETRAINED if given["pretrained"] else NONE)
+        pretrained, inherit = (
+            given["pretrained"],
+            rest.setdefault("inherit", PRETRAINED if given["pretrained"] else NONE),
+        )
         if not isinstance(pretrained, bool):
             raise GrammarError(f"{shown(pretrained)} is not true or false", "pretrained")
         if pretrained != (inherit == PRETRAINED):
-            reason = f"is {str(pretrained).lower()}, but inherit is {inherit}; leave pretrained out, inherit says it all"
+            reason = (
+                f"is {str(pretrained).lower()}, but inherit is {inherit}; leave pretrained out, inherit says it all"
+            )
             raise GrammarError(reason, "pretrained")
         return rest
 
