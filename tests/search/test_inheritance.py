@@ -1,5 +1,6 @@
 """What trials start from: the weights of their backbone, or of the nearest trial; written down, kept, not confirmed."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from search import results
 from search.checkpoints.checkpoints import Local
+from search.confirm import Asked, confirm
 from search.evaluator import Measurement
+from search.live import front_table
 from search.record import State, TrialRecord
+from search.run import run
 from search.study import studies
 from search.study.lineage import NEWEST, Lineage, Parent, decisions_that_differ
 from search.study.study import Study
@@ -22,8 +27,8 @@ from search.study.work import Assignment, Donor
 from search.trial import TimmEvaluator, dataset_of
 from search.workers.heirs import carried_out
 from spaces import Architecture, SearchSpace, SpaceError, SpaceFile, load
-from tests.search.command import TINY, archsearch, kill, space_file, start, wait_for
-from tests.search.sums import front_json, runs_in_mlflow
+from tests.search.command import TINY, kill, space_file, start, wait_for
+from tests.search.sums import runs_in_mlflow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -290,7 +295,7 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parents")
     space_file(
         folder,
-        backbones=["resnet10t", VIT],
+        backbones=[VIT | {"kwargs": VIT["kwargs"] | {"depth": [1, 2]}}],
         search={"trials": 3, "seed": 0, "fidelity": {"rungs": [1, 2], "reduction": 2}},
         train={"lr": 2.0e-3, "inherit": "parent"},
     )
@@ -299,9 +304,8 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wait_for(lambda: _known_parents(folder) == 2, process)
     kill(process)
     _note_times(folder)
-    result = archsearch(folder, "run", "tiny.yaml", "--resume", "--name", "tiny")
-    assert result.returncode == 0, result.stdout + result.stderr
-    (folder / "said").write_text(result.stdout)
+    with (folder / "said").open("w") as said:
+        run(folder / "tiny.yaml", runs=folder / "runs", name="tiny", resume=True, console=Console(file=said, width=200))
     return folder
 
 
@@ -328,40 +332,39 @@ class TestParents:
         trained = [record for record in study.records() if record.state.counts]
         assert len(trained) == 3
         assert {record.inherited_from for record in trained} == {"parent"}
-        assert {parent.architecture.label.split()[0] for parent in study.parents.values()} == {"resnet10t", VIT["name"]}
+        assert [parent.architecture.kwargs["depth"] for _, parent in sorted(study.parents.items())] == [1, 2]
         assert all(parent.device_s > 0 and parent.accuracy for parent in study.parents.values())
 
     def test_are_told_everywhere(self, parents: Path) -> None:
         said = " ".join((parents / "said").read_text().split())
         assert "trials start from the weights of their own backbone" in said
-        assert "started from" in said
-        assert {point["inherited_from"] for point in front_json(parents, "tiny")["points"]} == {"parent"}
+        study = results.opened(parents / "runs", "tiny")
+        assert {point["inherited_from"] for point in results.front_as_dict(study)["points"]} == {"parent"}
+        assert [column.header for column in front_table(study.front).columns][-1] == "started from"
         trained = [run for run in runs_in_mlflow(parents, "tiny") if run.data.tags["status"] == "complete"]
         assert trained
         assert {run.data.tags["inherited_from"] for run in trained} == {"parent"}
 
     def test_have_no_part_in_a_confirmation(self, parents: Path) -> None:
-        result = archsearch(parents, "confirm", "tiny", "--seeds", "1")
-        assert result.returncode == 0, result.stdout + result.stderr
-        assert "trained from scratch, without what trials have inherited" in " ".join(result.stdout.split())
+        said, best = io.StringIO(), results.opened(parents / "runs", "tiny").front.members[0].network.id
+        asked = Asked(seeds=1, chosen=(best,))
+        assert confirm("tiny", asked=asked, runs=parents / "runs", console=Console(file=said, width=200)) is not None
+        assert "trained from scratch, without what trials have inherited" in said.getvalue()
         kept = list(parents.glob("runs/tiny/confirmed/*/model.safetensors"))
         assert kept
         assert not list(parents.glob("runs/tiny/confirmed/*/inherited"))
 
 
 def test_a_search_by_the_nearest_says_from_whom_and_keeps_what_it_needs(tmp_path: Path) -> None:
-    space_file(
-        tmp_path,
-        backbones=[VIT],
-        constraints={},
-        search={"trials": 4, "seed": 0, "fidelity": {"rungs": [1, 2], "reduction": 2}},
-        train={"lr": 2.0e-3, "inherit": "nearest"},
-    )
-    first = archsearch(tmp_path, "run", "tiny.yaml")
-    assert first.returncode == 0, first.stdout + first.stderr
+    space = TINY | {
+        "backbones": [VIT],
+        "search": {"trials": 4, "seed": 0, "fidelity": {"rungs": [1, 2], "reduction": 2}},
+        "train": {"lr": 2.0e-3, "inherit": "nearest"},
+    }
+    del space["constraints"]
+    run(space, runs=tmp_path / "runs")
     before = {r.number: r.inherited_from for r in results.opened(tmp_path / "runs", "tiny").records()}
-    again = archsearch(tmp_path, "run", "tiny.yaml", "--trials", "6", "--resume", "--name", "tiny")
-    assert again.returncode == 0, again.stdout + again.stderr
+    run(space, runs=tmp_path / "runs", trials=6, name="tiny", resume=True)
     study = results.opened(tmp_path / "runs", "tiny")
     records = {record.number: record for record in study.records() if record.state.counts}
     assert before.items() <= {r.number: r.inherited_from for r in study.records()}.items()
