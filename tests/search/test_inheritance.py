@@ -1,6 +1,5 @@
 """What trials start from: the weights of their backbone, or of the nearest trial; written down, kept, not confirmed."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 
 from search import results
 from search.checkpoints.checkpoints import Local
-from search.confirm import Asked, confirm
+from search.confirmation.retrainer import TRAIN, Retrainer
 from search.evaluator import Measurement
 from search.live import front_table
 from search.record import State
@@ -270,14 +269,21 @@ class TestParents:
         assert trained
         assert {run.data.tags["inherited_from"] for run in trained} == {"parent"}
 
-    def test_have_no_part_in_a_confirmation(self, parents: Path) -> None:
-        said, best = io.StringIO(), results.opened(parents / "runs", "tiny").front.members[0].network.id
-        asked = Asked(seeds=1, chosen=(best,))
-        assert confirm("tiny", asked=asked, runs=parents / "runs", console=Console(file=said, width=200)) is not None
-        assert "trained from scratch, without what trials have inherited" in said.getvalue()
-        kept = list(parents.glob("runs/tiny/confirmed/*/model.safetensors"))
-        assert kept
-        assert not list(parents.glob("runs/tiny/confirmed/*/inherited"))
+
+def test_a_confirmation_trains_as_if_nothing_had_been_inherited(tmp_path: Path) -> None:
+    """To the last bit, though trials and parents lie beside what it leaves."""
+    network = Architecture(backbone=VIT["name"], kwargs=VIT["kwargs"], choices={"width": 0.25})
+    found = []
+    for inherit in ("parent", "nearest", "none"):
+        file = load(space_of(inherit).to_dict() | {"backbones": [VIT]})
+        dataset = dataset_of(file)
+        for place in ("trials", "parents"):
+            list(TimmEvaluator(file, dataset).evaluate(network, 1, 1, tmp_path / inherit / place / "0"))
+        folder = tmp_path / inherit / "confirmed/0"
+        *_, last = Retrainer(file, dataset, TRAIN)(network, 1, folder)
+        assert not (folder / "inherited").exists()
+        found.append((last.values, (folder / "model.safetensors").read_bytes()))
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_search_by_the_nearest_says_from_whom_and_keeps_what_it_needs(tmp_path: Path) -> None:
