@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from search import results
-from search.checkpoints.checkpoints import Checkpoints, checkpoints_of
+from search.checkpoints.checkpoints import CONFIRMED, Checkpoints, checkpoints_of
 from search.checkpoints.places import Places
 from search.confirmation import store
 from search.confirmation.display import Display
@@ -29,6 +29,7 @@ from search.gate import said
 from search.metered import Metering
 from search.record import Front, TrialRecord
 from search.study import studies
+from search.study.lineage import NOTES
 from search.study.study import Study
 from search.task import Task, opened
 from search.tracking.keeper import Keeper
@@ -174,7 +175,7 @@ def confirmed(
     """
     assert task.dataset is not None
     seeds = tuple(task.file.search.seed + k for k in range(1, asked.seeds + 1))
-    journal, checkpoints = Journal(study.directory), checkpoints_of(study.directory, confirmed=True)
+    journal, checkpoints = Journal(study.directory), checkpoints_of(study.directory, CONFIRMED)
     if not journal.numbers:
         _clear(checkpoints)
     wanted = {record.number for record in chosen(study.front, asked.chosen)}
@@ -185,6 +186,8 @@ def confirmed(
     ]
     roster = Roster(journal, _entrants(members, task), seeds, asked.trained_on)
     console.print(f"{len(roster.open)} of {len(roster.jobs)} trainings are to be done", highlight=False)
+    if task.file.train.inherit in NOTES:
+        console.print("note: trained from scratch, without what trials have inherited", style="dim", highlight=False)
     before, there = store.read(study.directory), {None, *(record.number for record in members)}
     if left := [one for one in (before.contenders if before else ()) if one.trial not in there]:
         names = ", ".join(one.architecture.label for one in left)

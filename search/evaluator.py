@@ -11,6 +11,9 @@ from typing import Protocol, final, runtime_checkable
 
 from spaces import Architecture
 
+Ancestor = int | str
+"""Whose weights a training started from: a trial's, by its number, or `parent`: its own backbone's, as it is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -23,6 +26,7 @@ class Measurement:
         time: seconds since 1970 when it was measured.
         device_s: what was spent since the last one: seconds of GPUs where the training has any (half a GPU counts
             half), else of CPU cores. Filled in by who runs the evaluator.
+        inherited_from: what its weights started from, as of a `TrialRecord`. Filled in by who runs the evaluator.
         network: what the training has made of the architecture, where that is another one (blocks removed);
             `values` then may also have its costs.
     """
@@ -32,6 +36,7 @@ class Measurement:
     metrics: Mapping[str, float] = field(default_factory=dict)
     time: float = 0.0
     device_s: float = 0.0
+    inherited_from: Ancestor | None = None
     network: Architecture | None = None
 
 
@@ -68,8 +73,8 @@ class Evaluator(Protocol):
     def evaluate(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Iterator[Measurement]:
         """Train up to `fidelity` and measure; yield as often as there is news.
 
-        Goes on from what it left in the directory `checkpoint` (made, and empty, at the first call of a
-        trial), and leaves there all it needs to go on, in another process too, before the last yield.
+        Goes on from what it left in the directory `checkpoint` (at the first call of a trial empty, but for weights
+        that it inherits), and leaves there all it needs to go on, in another process too, before the last yield.
         The last measurement has the asked fidelity and a value for every objective that is not a cost.
         Any exception fails the trial with its message as the reason.
         """

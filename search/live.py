@@ -108,14 +108,19 @@ def front_table(front: Front, *, most: int | None = None) -> Table:
     """The members of a front, the best in the first objective first."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     tested = any(record.test_accuracy is not None for record in front.members)
+    inherited = any(record.inherited_from is not None for record in front.members)
     table.add_column("id", no_wrap=True)
     table.add_column("architecture", overflow="fold")
     for name in (*front.objectives.names, *(["test_accuracy"] if tested else [])):
         table.add_column(name, justify="right", no_wrap=True)
+    if inherited:
+        table.add_column("started from", no_wrap=True)
     for record in front.members[:most]:
         cells = [_cell(record, name) for name in front.objectives.names]
         if tested:
             cells.append("" if record.test_accuracy is None else shown(record.test_accuracy))
+        if inherited:
+            cells.append("scratch" if record.inherited_from is None else str(record.inherited_from))
         table.add_row(record.network.id, Text(label_of(record.network)), *cells)
     if most is not None and len(front.members) > most:
         table.add_row("", f"... and {len(front.members) - most} more")

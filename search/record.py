@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from search.evaluator import Measurement
+from search.evaluator import Ancestor, Measurement
 from search.pareto import Objectives, hypervolume, non_dominated
 from spaces import Architecture
 
@@ -50,6 +50,8 @@ class TrialRecord:
         test_accuracy: in [0, 1], on held-out data; measured for members of the front only.
         mlflow_run_id: the run that tracking made for it, once it has one.
         duplicate_of: the number of the earlier trial of the same architecture.
+        inherited_from: whose weights its training started from; None for new ones, or pretrained ones where the space
+            says so.
         origin: `NAME/NUMBER` of the trial of an earlier search whose values these are; it costs none of the budget.
         started, ended: seconds since 1970; None while not known.
     """
@@ -65,6 +67,7 @@ class TrialRecord:
     test_accuracy: float | None = None
     mlflow_run_id: str | None = None
     duplicate_of: int | None = None
+    inherited_from: Ancestor | None = None
     origin: str | None = None
     started: float | None = None
     ended: float | None = None

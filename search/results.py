@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.checkpoints.checkpoints import Checkpoints, checkpoints_of
+from search.checkpoints.checkpoints import CONFIRMED, Checkpoints, checkpoints_of
 from search.checkpoints.places import Places
 from search.confirmation import store as confirmations
 from search.data import Preprocessing
@@ -27,7 +27,7 @@ from search.study.study import Study
 from search.training import finished
 from spaces import Architecture, InputError, build
 from spaces.errors import unknown
-from spaces.schema import is_name
+from spaces.schema import NEAREST, PARENT, is_name
 
 DATA = "data.json"
 _OWN = {
@@ -113,6 +113,7 @@ def front_as_dict(study: Study) -> dict[str, Any]:
     """The front for programs: plain values, as `archsearch front --json` prints them."""
     front, counts, found = study.front, study.counts(), confirmations.read(study.directory)
     confirmation = None if found is None else confirmations.to_dict(found)
+    inherits = study.file.train.inherit in (PARENT, NEAREST)
     contenders = confirmation["contenders"] if confirmation else []
     told = {one["trial"]: {name: one[name] for name in ("summary", "verdict")} for one in contenders}
     return {
@@ -128,6 +129,7 @@ def front_as_dict(study: Study) -> dict[str, Any]:
                 "costs": dict(record.costs),
                 "test_accuracy": record.test_accuracy,
                 "mlflow_run_id": record.mlflow_run_id,
+                **({"inherited_from": record.inherited_from} if inherits else {}),
                 **({"confirmed": told[record.number]} if record.number in told else {}),
             }
             for record in front.members
@@ -260,7 +262,7 @@ def _kept(study: Study, record: TrialRecord) -> _Kept:
     }
     return _Kept(
         network=best.network,
-        checkpoints=checkpoints_of(study.directory, confirmed=True),
+        checkpoints=checkpoints_of(study.directory, CONFIRMED),
         number=best.number,
         told={**mine, **means, **one.costs},
     )

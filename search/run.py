@@ -24,10 +24,12 @@ from search.evaluator import Evaluator, Metered, Tester
 from search.gate import Gate
 from search.live import Display
 from search.metered import Metering, metered
+from search.parents import raise_parents
 from search.planning.feasibility import Feasibility, look
 from search.readings import FILE as READINGS
 from search.record import Front, State
 from search.study import storages, studies
+from search.study.lineage import NOTES
 from search.study.study import Study
 from search.study.warm_start import WarmStart, warm_start
 from search.study.work import Idle
@@ -39,7 +41,7 @@ from search.workers.executor import execute, test_front
 from search.workers.luggage import luggage
 from search.workers.pools import Resources
 from spaces import InputError
-from spaces.schema import BUDGETS, NAMES, is_name
+from spaces.schema import BUDGETS, NAMES, PARENT, is_name
 
 LOOK_S = 6.0  # for a space that has little to find; others take a fraction of a second
 LOOK_TIMED = 3  # of them that are measured where a constraint is on what takes a clock
@@ -159,20 +161,11 @@ def run(
                 say(start.note)
             tracker = MlflowTracker.of(Path(runs), tracking=places.tracking, artifacts=places.artifacts)
             limits = {name: getattr(task.file.search, name) for name in BUDGETS}
-            settings = {"seed": task.file.search.seed, "cluster": address or "local", **limits}
+            fixed = {"seed": task.file.search.seed, "inherit": task.file.train.inherit}
+            settings = {**fixed, "cluster": address or "local", **limits}
             tracker.start(space=task.file.name, search=directory.name, key=study.key, text=task.text, params=settings)
             keeper = Keeper(study, tracker)
-            with Display(console, study) as display:
-                study.observers += [keeper, display]
-                over = execute(
-                    study,
-                    task.evaluator,
-                    address=address,
-                    resources=resources,
-                    meter=metering.process if metering else None,
-                    say=say,
-                )
-                study.interrupt(study.overspent or "interrupted")
+            over = _searched(study, task, keeper, address, resources, metering, console)
             confirmation = None
             try:
                 if over is not None:
@@ -195,6 +188,29 @@ def run(
                 counts=study.counts(),
                 confirmation=confirmation,
             )
+
+
+def _searched(
+    study: Study,
+    task: Task,
+    keeper: Keeper,
+    address: str | None,
+    resources: Resources,
+    metering: Metering | None,
+    console: Console,
+) -> Idle | None:
+    """Trains parents, where trials start from them, then trials; why it is over, None where it was interrupted."""
+    say, meter = partial(_note, console), metering.process if metering else None
+    if task.file.train.inherit == PARENT and study.remaining:
+        try:
+            raise_parents(study, task.space, task.evaluator, resources=resources, meter=meter, say=say)
+        except KeyboardInterrupt:
+            return None
+    with Display(console, study) as display:
+        study.observers += [keeper, display]
+        over = execute(study, task.evaluator, address=address, resources=resources, meter=meter, say=say)
+        study.interrupt(study.overspent or "interrupted")
+    return over
 
 
 def _look(task: Task, say: Callable[[str], None]) -> Feasibility | None:
@@ -234,7 +250,8 @@ def _announce(console: Console, directory: Path, task: Task) -> None:
     said = f"{directory.name}: {most}{space.size:,} architectures, {', '.join(limits)}, in {directory}"
     console.print(said, markup=False, highlight=False, soft_wrap=True)
     slow = samplers.note(search.sampler, search.trials)
-    for note in (*space.notes, *([slow] if slow else [])):
+    start = NOTES.get(task.file.train.inherit)
+    for note in (*space.notes, *([slow] if slow else []), *([start] if start else [])):
         _note(console, note)
 
 

@@ -19,7 +19,7 @@ from search.evaluator import Evaluator
 from search.gate import Gate
 from search.trial import TimmEvaluator, dataset_of
 from spaces import InputError, SearchSpace, SpaceError, SpaceFile, load
-from spaces.schema import ACCURACY, locate
+from spaces.schema import ACCURACY, NEAREST, PARENT, locate
 
 Given = str | Path | Mapping[str, Any]
 
@@ -87,6 +87,9 @@ def opened(
         space, dataset = SearchSpace(file), None
         if evaluator is not None and file.costs:
             raise SpaceError("are those of timm networks; your evaluator has its own, in `costs`", key="costs")
+        if evaluator is not None and file.train.inherit in (PARENT, NEAREST):
+            reason = f"{file.train.inherit} is of timm networks; what your evaluator starts from is its own affair"
+            raise SpaceError(reason, key="train.inherit")
         if evaluator is None:
             if not file.backbones or file.data is None:
                 raise InputError(

@@ -27,6 +27,7 @@ from search.training import (
     Trainer,
     corruption_accuracy,
     finished,
+    inherited,
     load_weights,
     optimizer_of,
     predict,
@@ -39,7 +40,7 @@ from search.training import (
 from spaces import Architecture, InputError, SpaceError, Start, build
 from spaces.backbone import create
 from spaces.removal import Removal, remove_dead
-from spaces.schema import SpaceFile
+from spaces.schema import PRETRAINED, SpaceFile
 from spaces.techniques.scaling.scales import strengths
 from spaces.weights import normalisation, weights_of
 
@@ -53,7 +54,7 @@ TrialKey = tuple[str, int, Path]
 def dataset_of(space: SpaceFile) -> Dataset:
     """The images of a space of backbones, normalised as `data` says.
 
-    Where it says nothing, by the training split's own mean and deviation; with train.pretrained by those that the
+    Where it says nothing, by the training split's own mean and deviation; with `inherit: pretrained` by those that the
     weights were trained with, if the images are RGB and all backbones agree.
 
     Raises:
@@ -62,7 +63,7 @@ def dataset_of(space: SpaceFile) -> Dataset:
     assert space.data is not None, "a space with backbones has data"
     dataset = load_data(space.data)
     expected = {normalisation(entry.name) for entry in space.backbones}
-    if space.data.mean or not space.train.pretrained or len(expected) > 1:
+    if space.data.mean or space.train.inherit != PRETRAINED or len(expected) > 1:
         return dataset
     mean, std = expected.pop()
     if len(mean) != dataset.in_chans:
@@ -100,7 +101,7 @@ class TimmEvaluator:
 
     def __init__(self, space: SpaceFile, dataset: Dataset):
         self._weights: dict[str, Path] = {}
-        if space.train.pretrained:
+        if space.train.inherit == PRETRAINED:
             self._weights = _starts(space, dataset.num_classes, dataset.in_chans)
         self._recipe, self._horizon, self._dataset = space.train, space.search.fidelity.max, dataset
         self.costing = Costing(
@@ -146,7 +147,8 @@ class TimmEvaluator:
         Leaves `model.safetensors` in `checkpoint`, and `strengths.json` where the network has scales. At full
         fidelity residual branches whose adaptive gate has died are removed: the last measurement then has the
         smaller network with its accuracy and costs, and in its metrics those from before. Deterministic in
-        (architecture, seed): where `checkpoint` is ahead of `fidelity` the training is done again from the start.
+        (architecture, seed, inherited weights): where `checkpoint` is ahead of `fidelity` the training is done again
+        from the start.
 
         Raises:
             TrainingDiverged: nan or inf.
@@ -270,22 +272,26 @@ class TimmEvaluator:
 
     def _resume(self, architecture: Architecture, fidelity: int, seed: int, checkpoint: Path) -> Trainer:
         """A trainer that goes on from `checkpoint`; from the start where that is past `fidelity`."""
-        trainer = self._start(architecture, seed)
+        trainer = self._start(architecture, seed, checkpoint)
         trainer.resume(checkpoint)
-        return trainer if trainer.epoch <= fidelity else self._start(architecture, seed)
+        return trainer if trainer.epoch <= fidelity else self._start(architecture, seed, checkpoint)
 
-    def _start(self, architecture: Architecture, seed: int) -> Trainer:
+    def _start(self, architecture: Architecture, seed: int, checkpoint: Path) -> Trainer:
         with seeded(seed_of("weights", seed), torch.device("cpu")):
-            model = self._build(architecture, self._begin(architecture))
+            model = self._build(architecture, self._begin(architecture, checkpoint))
         return Trainer(model, self._dataset, self._recipe, horizon=self._horizon, seed=seed)
 
-    def _begin(self, architecture: Architecture) -> Start | None:
-        """The pretrained weights that the space asks for, and what they are narrowed by."""
-        if not self._recipe.pretrained:
+    def _begin(self, architecture: Architecture, checkpoint: Path) -> Start | None:
+        """The weights that were put there to be inherited, or the pretrained ones that the space asks for."""
+        given, whose = inherited(checkpoint), None
+        if given is not None:
+            weights, whose = given[0], Architecture.from_dict(given[1]["architecture"])
+        elif self._recipe.inherit == PRETRAINED:
+            weights = self._weights[Architecture(backbone=architecture.backbone, kwargs=dict(architecture.kwargs)).id]
+        else:
             return None
         batch = self._sample(torch.device("cpu")) if self._recipe.importance == "taylor" else None
-        weights = self._weights[Architecture(backbone=architecture.backbone, kwargs=dict(architecture.kwargs)).id]
-        return Start(weights=weights, importance=self._recipe.importance, batch=batch)
+        return Start(weights=weights, architecture=whose, importance=self._recipe.importance, batch=batch)
 
     def _build(self, architecture: Architecture, start: Start | None = None) -> nn.Module:
         return build(architecture, self._dataset.num_classes, self._dataset.in_chans, start=start)

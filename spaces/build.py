@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model
 from torch import nn
 
 from spaces.anatomy import Anatomy, anatomy_of
 from spaces.anatomy.meta import Unfilled
 from spaces.architecture import Architecture
-from spaces.backbone import create, first_line
+from spaces.backbone import create, first_line, shortened
 from spaces.errors import SpaceError
+from spaces.resizing.descent import Follow, by_channels, by_shape, take_over
 from spaces.resizing.importance import Batch, check_method, scores
+from spaces.resizing.sizing import sizes
 from spaces.techniques import TECHNIQUES, PerStage
-from spaces.techniques.width import Width
+from spaces.techniques.width import Width, chosen_scales
 from spaces.twin import modules_of, twin
 from spaces.weights import cached
 
@@ -33,19 +37,24 @@ class Start:
     Attributes:
         weights: a .safetensors file of the backbone; None for timm's own from the local cache, of the tag that
             the architecture's backbone names (`resnet18.a1_in1k`), else of its first.
+        architecture: whose weights they are, as `build` made it for as many classes and channels of images: any of the
+            same backbone. None for those of timm, or of a file in timm's form, of the unmodified backbone.
         importance: by what the channels of a narrower network are chosen, one of `spaces.resizing.importance.METHODS`.
         batch: images [N, C, H, W] and labels [N] for the importance `taylor`.
 
     Raises:
-        SpaceError: no such importance, or `taylor` without a batch.
+        SpaceError: no such importance, `taylor` without a batch, or an architecture without its weights.
     """
 
     weights: Path | None = None
+    architecture: Architecture | None = None
     importance: str = "l2"
     batch: Batch | None = None
 
     def __post_init__(self) -> None:
         check_method(self.importance, self.batch)
+        if self.architecture is not None and self.weights is None:
+            raise SpaceError("an architecture to start from needs a file of its weights", key="weights")
 
 
 def build(architecture: Architecture, num_classes: int, in_chans: int = 3, *, start: Start | None = None) -> nn.Module:
@@ -64,10 +73,38 @@ def build(architecture: Architecture, num_classes: int, in_chans: int = 3, *, st
     """
     backbone, canonical = _checked(architecture, num_classes, in_chans), architecture.canonical
     check(canonical)
+    if start is not None and start.architecture is not None:
+        return _descended(canonical, num_classes, in_chans, start, start.architecture.canonical)
     weights = (start.weights or cached(backbone)) if start else None
     name = canonical.backbone or ""
     model = create(name, canonical.kwargs, num_classes=num_classes, in_chans=in_chans, weights=weights)
     return _rewrite(model, _anatomy(canonical), _steps(canonical), start)
+
+
+def _descended(
+    canonical: Architecture, num_classes: int, in_chans: int, start: Start, before: Architecture
+) -> nn.Module:
+    """A network that starts from what it can continue of another one of its backbone."""
+    if before.backbone != canonical.backbone:
+        raise SpaceError(f"weights of {before.label} are no start for {canonical.label}, which has another backbone")
+    with torch.random.fork_rng(devices=[]):
+        donor = build(before, num_classes, in_chans)
+    assert start.weights is not None
+    try:
+        load_model(donor, start.weights, strict=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise SpaceError(f"{start.weights} does not fit {before.label}: {shortened(error)}", key="weights") from None
+    if before.kwargs == canonical.kwargs and not before.choices:
+        return _rewrite(donor, _anatomy(canonical), _steps(canonical), start)
+    follow: Follow = by_shape
+    model = build(canonical, num_classes, in_chans)
+    if before.kwargs == canonical.kwargs:
+        anatomy = _anatomy(canonical)
+        old, new = (sizes(anatomy, chosen_scales(anatomy, _steps(each))) for each in (before, canonical))
+        kept = scores(donor, anatomy, start.importance, start.batch, size_of=old)
+        follow = by_channels(anatomy, old, new, kept)
+    take_over(model, donor, follow)
+    return model
 
 
 def skeleton(architecture: Architecture, num_classes: int, in_chans: int = 3) -> nn.Module:

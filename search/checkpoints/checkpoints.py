@@ -3,7 +3,8 @@
     NAME/trials/N/   by default, and so under a path on a file system that all nodes share: used where it lies
     URL/NAME/N/      in a store that fsspec knows, such as s3://bucket/prefix: a mirror of the worker's own copy
 
-and those of its confirmation in NAME/confirmed/N/ or URL/NAME/confirmed/N/.
+and those of its confirmation in NAME/confirmed/N/ or URL/NAME/confirmed/N/, those of the backbones that its networks
+start from in NAME/parents/N/ or URL/NAME/parents/N/.
 
 Knows directories, measurements and `search.checkpoints.mirror`, nothing of Ray or of what is trained.
 """
@@ -31,7 +32,7 @@ from search.evaluator import Measurement
 from search.gate import said
 from spaces import InputError
 
-TRIALS, CONFIRMED = "trials", "confirmed"
+TRIALS, CONFIRMED, PARENTS = "trials", "confirmed", "parents"
 AWAY_S = 120.0  # for how long a store may be away: longer than a server takes to restart
 LONGEST_PAUSE_S = 15.0
 
@@ -174,16 +175,19 @@ class Remote:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def checkpoints_of(directory: Path, *, confirmed: bool = False) -> Checkpoints:
-    """Of the search in a directory, wherever it keeps them; or of its confirmation.
+def checkpoints_of(directory: Path, part: str = TRIALS) -> Checkpoints:
+    """Of the search in a directory, wherever it keeps them.
+
+    Args:
+        part: TRIALS, CONFIRMED or PARENTS.
 
     Raises:
         InputError: the store's package is not installed.
     """
     url = Places.read(directory).checkpoints
     if url is None:
-        return Local(directory=directory.resolve() / (CONFIRMED if confirmed else TRIALS))
-    return _under(url, f"{directory.name}/{CONFIRMED}" if confirmed else directory.name)
+        return Local(directory=directory.resolve() / part)
+    return _under(url, directory.name if part == TRIALS else f"{directory.name}/{part}")
 
 
 def _under(url: str, name: str) -> Checkpoints:

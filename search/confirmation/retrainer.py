@@ -23,6 +23,8 @@ TRAINED_ON = (TRAIN, ALL)
 class Retrainer:
     """By the recipe of a space, with weights drawn anew, or pretrained where the space says so. It pickles.
 
+    What trials have inherited from each other, or from their backbone, has no part in it.
+
     Args:
         dataset: with a test split.
         trained_on: TRAIN; or ALL, the validation images too, which then say nothing any more.

@@ -76,6 +76,7 @@ class Terms:
         devices: that train at the same time.
         architectures: feasible ones that there are; infinite where that is not known.
         seeds: trainings of each member of the front in a confirmation.
+        parents_s: device seconds of training every backbone before the first trial, where trials start from that.
     """
 
     validation: float = 0.0
@@ -83,6 +84,7 @@ class Terms:
     devices: float = 1.0
     architectures: float = math.inf
     seeds: int = SEEDS
+    parents_s: float = 0.0
 
 
 def validation_share(train: int, val: int, *, recalibrated: int = 0) -> float:
@@ -116,7 +118,8 @@ class Estimate:
         trials: that start.
         complete: that train to the end.
         epochs: of all of them.
-        device_hours: of the search; as `Measurement.device_s`.
+        device_hours: of the search, parents included; as `Measurement.device_s`.
+        parents_device_hours: of these, what goes into backbones that trials start from.
         hours: the same on the clock, with all devices busy.
         front: members, each of which the confirmation trains to the end with every seed.
         seeds: of the confirmation.
@@ -132,6 +135,7 @@ class Estimate:
     front: Range
     seeds: int
     confirmation_device_hours: Range
+    parents_device_hours: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -166,6 +170,7 @@ def estimate(search: Search, objectives: Objectives, candidates: Sequence[Candid
         front=over("front"),
         seeds=terms.seeds,
         confirmation_device_hours=over("front_s", terms.seeds / 3600),
+        parents_device_hours=terms.parents_s / 3600,
     )
 
 
@@ -184,6 +189,7 @@ class _Spent:
 def _spent(search: Search, objectives: Objectives, pool: Sequence[Candidate], terms: Terms) -> _Spent:
     """The mean of some games, extended to all trials of the search, or cut to those that its hours allow."""
     allowed = 3600 * min(search.device_hours or math.inf, (search.hours or math.inf) * terms.devices)
+    allowed = max(0.0, allowed - terms.parents_s)
     limit = min(search.trials or math.inf, terms.architectures)
     played = int(min(limit, PLAYED))
     mean = _mean_game(search, objectives, pool, terms, played)
@@ -196,7 +202,7 @@ def _spent(search: Search, objectives: Objectives, pool: Sequence[Candidate], te
         trials=trials,
         complete=mean.complete * scale,
         epochs=mean.epochs * scale,
-        device_s=min(allowed, mean.device_s * scale),
+        device_s=terms.parents_s + min(allowed, mean.device_s * scale),
         front=mean.front,
         front_s=mean.front_s,
     )

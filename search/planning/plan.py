@@ -32,6 +32,7 @@ from search.workers.cluster import cluster
 from search.workers.pools import Resources
 from search.workers.worker import cores
 from spaces import InputError
+from spaces.schema import PARENT
 
 COUNT_S = 10.0  # for looking at a space: 2,000 architectures at 200 a second
 PAIRS_S = 5.0  # for what each decision does
@@ -215,9 +216,14 @@ def _estimate(
     candidates = [
         Candidate(costs=each.costs, epoch_s=batches * pace.seconds(each.backbone, each.costs["macs"])) for each in pool
     ]
+    validation = validation_share(len(dataset.train), len(dataset.val), recalibrated=RECALIBRATION_IMAGES)
+    start_s, epochs = per * float(np.median([each.build_s for each in proofs])), task.file.search.fidelity.max
+    plain = [*task.space.backbones()] if task.file.train.inherit == PARENT else []
+    parents = [batches * pace.seconds(each.backbone or "", task.evaluator.costs(each)["macs"]) for each in plain]
     terms = Terms(
-        validation=validation_share(len(dataset.train), len(dataset.val), recalibrated=RECALIBRATION_IMAGES),
-        start_s=per * float(np.median([each.build_s for each in proofs])),
+        validation=validation,
+        start_s=start_s,
+        parents_s=sum((epochs + validation) * epoch_s + start_s for epoch_s in parents),
         devices=gpus or max(1, (len(cores()) or os.cpu_count() or 1) - taken) // threads * threads or threads,
         architectures=found.feasible if found.whole else math.inf,
     )

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from search.planning.feasibility import Feasibility
 from search.planning.forecast import Extent, Forecast
-from search.planning.hours import Estimate
+from search.planning.hours import Estimate, Range
 from search.planning.plan import Plan
 from search.planning.timing import Proof, Step, Times
 from search.report.points import shown
@@ -140,6 +140,7 @@ def hours_table(found: Estimate) -> Table:
     }
     spent = {
         "device hours": found.device_hours,
+        **_parents(found),
         "on the clock": found.hours,
         f"device hours of {found.seeds} more trainings of each member": found.confirmation_device_hours,
     }
@@ -148,6 +149,12 @@ def hours_table(found: Estimate) -> Table:
     for words, estimated in spent.items():
         table.add_row(words, *(_time(hours) for hours in (estimated.low, estimated.middle, estimated.high)))
     return table
+
+
+def _parents(found: Estimate) -> dict[str, Range]:
+    """What of the hours goes into the backbones that trials start from; nothing where they start from none."""
+    hours = found.parents_device_hours
+    return {"  of them for parents": Range(low=hours, middle=hours, high=hours)} if hours else {}
 
 
 def _names(found: Forecast) -> list[str]:

@@ -9,13 +9,19 @@ from typing import final
 
 from search.pareto import Objectives
 from search.record import Front, State, TrialRecord, front_of
+from search.study.lineage import Lineage
 
 
 @final
 class Book:
-    """The newest record of each trial. A record costs no more to add than the front is long."""
+    """The newest record of each trial. A record costs no more to add than the front is long.
 
-    def __init__(self, objectives: Objectives, reference_point: Mapping[str, float]):
+    Args:
+        lineage: is told of every change.
+    """
+
+    def __init__(self, objectives: Objectives, reference_point: Mapping[str, float], lineage: Lineage | None = None):
+        self.lineage = lineage or Lineage()
         self.objectives, self.reference_point = objectives, reference_point
         self.front: Front = front_of((), objectives, reference_point)
         self._records: dict[int, TrialRecord] = {}
@@ -44,6 +50,7 @@ class Book:
         if record.state is State.COMPLETE:
             others = (member for member in self.front.members if member.number != record.number)
             self.front = front_of((*others, record), self.objectives, self.reference_point)
+        self.lineage.put(record, self.front.members)
 
     def __getitem__(self, number: int) -> TrialRecord:
         return self._records[number]

@@ -3,7 +3,9 @@
 Attributes are plain JSON and written one by one. A crash between any two leaves a trial that can be read and
 gone on with: without `proposal` it is proposed again; without `state` it is trained on from its last rung.
 
-    proposal                        architecture, seed, costs, when it was proposed; once it has been judged
+    proposal                        architecture, seed, costs, when it was proposed, from which trial it is to
+                                    inherit if from any; once it has been judged
+    inherited_from                  from whom it did inherit, where that came to something else
     history/N                       measurements since the last such attribute, the first of them the N-th
     rung/F                          every objective at fidelity F, whether it may go on from there, and as the
                                     how manieth it came, from 0
@@ -44,13 +46,14 @@ class Rung:
     goes_on: bool
 
 
-PROPOSAL, PAUSED = "proposal", "paused"
+PROPOSAL, PAUSED, INHERITED = "proposal", "paused", "inherited_from"
 
 
 def proposal(record: TrialRecord) -> list[tuple[str, Any]]:
     """What is written of a trial when it has been judged."""
     fields = {"seed": record.seed, "costs": dict(record.costs), "started": record.started}
-    return [(PROPOSAL, {"architecture": record.architecture.to_dict(), **fields})]
+    given = {} if record.inherited_from is None else {INHERITED: record.inherited_from}
+    return [(PROPOSAL, {"architecture": record.architecture.to_dict(), **fields, **given})]
 
 
 def ending(record: TrialRecord) -> list[tuple[str, Any]]:
@@ -139,6 +142,7 @@ def read(number: int, attributes: Attributes) -> TrialRecord:
         test_accuracy=attributes.get("test_accuracy"),
         mlflow_run_id=attributes.get("mlflow_run_id"),
         duplicate_of=attributes.get("duplicate_of"),
+        inherited_from=attributes.get(INHERITED, proposed.get(INHERITED)),
         origin=attributes.get("origin"),
         started=proposed["started"],
         ended=attributes.get("ended"),

@@ -4,6 +4,7 @@
     NAME/places.json      where the study is instead: in a database, under the name of the folder
     NAME/driver.lock      held by the driver
     NAME/trials/N/        what the training of trial N keeps
+    NAME/parents/N/       and that of the N-th backbone, where trials start from it
 
 Knows where a study is kept and what makes it this search; nothing of proposals or training.
 """

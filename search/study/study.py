@@ -25,6 +25,7 @@ from search.study.book import Book
 from search.study.budget import Clock, overspent, shares
 from search.study.lease import Lease
 from search.study.ledger import Diary, Rung
+from search.study.lineage import Lineage, Parent
 from search.study.proposer import Proposer
 from search.study.rungs import Rungs
 from search.study.untried import Answers
@@ -32,6 +33,7 @@ from search.study.work import Assignment, Idle, Observer, reaches
 from spaces import SpaceError, SpaceFile
 
 CLOCK = "clock"  # attribute of the study: hours that drivers have spent on it
+PARENTS = "parents"  # and what has become of the backbones that trials start from, by number
 
 
 @final
@@ -64,7 +66,7 @@ class Study:
         self.objectives = Objectives(directions=file.objectives)
         self.observers: list[Observer] = []
         self._dialogue = dialogue
-        self._book = Book(self.objectives, reference_point)
+        self._book = Book(self.objectives, reference_point, Lineage(file.train.inherit))
         self._rungs = Rungs(file.search, self.objectives)
         self._clock = Clock(dialogue.noted(CLOCK), partial(dialogue.note, CLOCK))
         self._diary = Diary(dialogue.write)
@@ -99,8 +101,8 @@ class Study:
     @property
     def spent(self) -> dict[str, float]:
         """What share of each limit of the budget is spent, by its name; of the trials, those that have ended."""
-        hours, device_hours = self._clock.hours, self._book.device_s / 3600
-        return shares(self.file.search, trials=self._book.ended, hours=hours, device_hours=device_hours)
+        hours, device_s = self._clock.hours, self._book.device_s + self._book.lineage.device_s
+        return shares(self.file.search, trials=self._book.ended, hours=hours, device_hours=device_s / 3600)
 
     @property
     def overspent(self) -> str:
@@ -134,6 +136,29 @@ class Study:
     def decided(self) -> list[FrozenTrial]:
         """What was decided in every trial, and among what, by number: as Optuna holds it; not to be changed."""
         return self._dialogue.trials()
+
+    # Whose weights trials start from
+
+    @property
+    def parents(self) -> dict[int, Parent]:
+        """Those that have been trained, or have failed, by number."""
+        return self._book.lineage.parents
+
+    @property
+    def spared(self) -> set[int]:
+        """Trials whose weights others may still start from, though they have ended and are not on the front."""
+        return self._book.lineage.spared
+
+    def raised(self, parent: Parent) -> None:
+        """Keeps what has become of a parent; its seconds count as those of trials."""
+        self.parents[parent.number] = parent
+        self._dialogue.note(PARENTS, {str(number): one.to_dict() for number, one in self.parents.items()})
+        self._clock.tick()
+
+    def tick(self) -> str:
+        """To be called now and then while parents are trained; why that has to end, as `overspent`."""
+        self._clock.tick()
+        return self.overspent
 
     # Starting from what is known
 
@@ -245,6 +270,8 @@ class Study:
         elif earlier is not None:
             reason = f"the same as trial {earlier}"
             record = replace(record, state=State.DUPLICATE, reason=reason, duplicate_of=earlier, ended=now)
+        else:
+            record = replace(record, inherited_from=self._book.lineage.ancestor(record))
         for attribute, value in ledger.ending(record) + ledger.proposal(record):
             self._dialogue.write(record.number, attribute, value)
         self._book.put(record)
@@ -268,6 +295,7 @@ class Study:
             seed=record.seed,
             rungs=self._rungs.ahead(number),
             measured=self._measured(record),
+            donors=self._book.lineage.donors(record),
         )
 
     def _measured(self, record: TrialRecord) -> tuple[str, ...]:
@@ -294,6 +322,9 @@ class Study:
                 self.fail(number, f"what is left cannot be measured: {error}")
                 return False
             measurement = replace(measurement, values={**costs, **measurement.values})
+        if measurement.inherited_from != record.inherited_from:  # what it was to start from was gone
+            record = replace(record, inherited_from=measurement.inherited_from)
+            self._dialogue.write(number, ledger.INHERITED, measurement.inherited_from)
         history = ledger.joined(record.history, measurement)
         record = replace(record, history=history, costs=ledger.costs_after(record.costs, history))
         self._book.put(record)
@@ -394,6 +425,8 @@ class Study:
 
     def _restore(self) -> None:
         """Reads every trial; with an evaluator also ends, adopts or keeps for later what was cut short."""
+        for number, parent in (self._dialogue.noted(PARENTS) or {}).items():
+            self._book.lineage.parents[int(number)] = Parent.from_dict(parent)
         arrivals: list[tuple[int, Rung]] = []
         for frozen in self._dialogue.trials():
             record = None

@@ -22,7 +22,7 @@ from search.study.study import Study
 from search.study.untried import Answers
 from spaces import Architecture, SearchSpace, SpaceError, SpaceFile
 from spaces.questions import Label, Parameter
-from spaces.schema import ACCURACY, ALWAYS, CostEntry
+from spaces.schema import ACCURACY, ALWAYS, NEAREST, PRETRAINED, CostEntry
 
 TRIES = 100  # ways to answer what the earlier space did not ask, before an architecture counts as not in this one
 SHARE = 4  # one in so many of the budget's trials is proposed by an order that may not hold
@@ -110,7 +110,7 @@ def _differences(earlier: Study, file: SpaceFile, data: Mapping[str, str]) -> li
     """Why values of the earlier search would not be measured here."""
     before = earlier.file
     weights = [
-        {entry.name: str(entry.weights) for entry in searched.backbones if searched.train.pretrained}
+        {entry.name: str(entry.weights) for entry in searched.backbones if searched.train.inherit == PRETRAINED}
         for searched in (before, file)
     ]
     same = {
@@ -119,8 +119,10 @@ def _differences(earlier: Study, file: SpaceFile, data: Mapping[str, str]) -> li
         "other costs": _costs(file).items() <= _costs(before).items(),
         "other rungs": before.search.fidelity.rungs == file.search.fidelity.rungs
         and before.search.fidelity.unit == file.search.fidelity.unit,
-        "another recipe": before.train == file.train,
-        "other weights to start from": all(weights[1].get(name, path) == path for name, path in weights[0].items()),
+        "another recipe": before.train.model_copy(update={"inherit": file.train.inherit}) == file.train,
+        "other weights to start from": before.train.inherit == file.train.inherit
+        and before.train.inherit != NEAREST  # which are those of what was trained there before
+        and all(weights[1].get(name, path) == path for name, path in weights[0].items()),
     }
     return [what for what, is_same in same.items() if not is_same]
 

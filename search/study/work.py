@@ -10,9 +10,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from search.evaluator import Evaluator, Measurement
+from search.evaluator import Ancestor, Evaluator, Measurement
 from search.record import TrialRecord
 from spaces import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Donor:
+    """A trained network whose weights another may start from.
+
+    Attributes:
+        name: as of `TrialRecord.inherited_from`.
+        number: of its checkpoint, among those of trials or of parents.
+    """
+
+    name: Ancestor
+    number: int
+    architecture: Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +34,7 @@ class Assignment:
     """A training to do.
 
     Attributes:
+        donors: of the first whose weights are there it inherits them; none for a start from scratch.
         rungs: fidelities to reach and to report, lowest first; those already reported are left out.
         measured: what a measurement at a rung needs values for.
     """
@@ -29,6 +44,7 @@ class Assignment:
     seed: int
     rungs: tuple[int, ...]
     measured: tuple[str, ...]
+    donors: tuple[Donor, ...] = ()
 
 
 def reaches(measurement: Measurement, fidelity: int, measured: tuple[str, ...]) -> bool:

@@ -36,6 +36,7 @@ class Keeper:
         self._confirmation = confirmation_of(study.directory)
         self._importance: Importance = {}
         self._pace = Pace(IMPORTANCE_EVERY_S)
+        self._spared = study.spared
         self._checkpoints = checkpoints_of(study.directory)
         self._outbox = Outbox("the store of checkpoints", lambda: None)
         tracker.reconcile(study.records())
@@ -47,6 +48,7 @@ class Keeper:
     def measured(self, record: TrialRecord) -> None:
         if record.state is State.PAUSED or record.history[-1].values:  # between rungs MLflow can wait
             self._log(record)
+            self._release()
 
     def ended(self, record: TrialRecord) -> None:
         self._log(record)
@@ -56,6 +58,7 @@ class Keeper:
             if beaten != {member.number for member in self._study.front.members}:
                 self._outbox.do(("beaten by", record.number), partial(self._drop, beaten))
             self._front = self._study.front.members
+            self._release()
             self._tracker.front(self._story())
 
     def _story(self, *, last: bool = False) -> Story:
@@ -83,14 +86,23 @@ class Keeper:
             pass  # damaged; nothing else hangs on it
         self._drop({record.number})
 
+    def _release(self) -> None:
+        """Lets go of weights that no trial will start from any more."""
+        before, self._spared = self._spared, self._study.spared
+        if gone := before - self._spared:
+            self._outbox.do(("spared", *sorted(gone)), partial(self._drop_ended, gone))
+
     def _drop(self, numbers: set[int]) -> None:
-        """Weights of ended trials that are not on the front cannot come back to it."""
-        for number in numbers - {member.number for member in self._study.front.members}:
+        """Weights of ended trials that are not on the front cannot come back to it; others may start from them."""
+        for number in numbers - {member.number for member in self._study.front.members} - self._study.spared:
             self._checkpoints.drop(number)
 
     def _drop_left(self) -> None:
         """What a driver that died had no time for."""
-        self._drop(self._checkpoints.held() & {r.number for r in self._study.records() if r.state.counts})
+        self._drop_ended(self._checkpoints.held())
+
+    def _drop_ended(self, numbers: set[int]) -> None:
+        self._drop(numbers & {record.number for record in self._study.records() if record.state.counts})
 
     def _log(self, record: TrialRecord) -> None:
         self._tracker.log(record)

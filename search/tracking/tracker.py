@@ -124,6 +124,7 @@ def tags_of(record: TrialRecord) -> dict[str, str]:
         "architecture": architecture.to_json(),
         "seed": str(record.seed),
         "reason": record.reason,
+        "inherited_from": "" if record.inherited_from is None else str(record.inherited_from),
         "duplicate_of": "" if record.duplicate_of is None else str(record.duplicate_of),
     }
     if record.network != architecture:

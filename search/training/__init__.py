@@ -28,6 +28,7 @@ from search.training.evaluation import (
     score,
     seeded,
 )
+from search.training.heritage import begun, inherited, put_inherited
 from search.training.schedule import learning_rate
 from search.training.trainer import RECALIBRATION_IMAGES, Trainer, TrainingDiverged, optimizer_of
 
@@ -39,14 +40,17 @@ __all__ = [
     "Score",
     "Trainer",
     "TrainingDiverged",
+    "begun",
     "calibration_error",
     "corruption_accuracy",
     "finished",
+    "inherited",
     "learning_rate",
     "load_strengths",
     "load_weights",
     "optimizer_of",
     "predict",
+    "put_inherited",
     "recalibrate",
     "save_strengths",
     "save_weights",

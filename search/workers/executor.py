@@ -18,7 +18,7 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
-from search.checkpoints.checkpoints import AWAY_S, Checkpoints, checkpoints_of
+from search.checkpoints.checkpoints import AWAY_S, PARENTS, Checkpoints, checkpoints_of
 from search.evaluator import Evaluator, Tester
 from search.gate import said
 from search.record import TrialRecord
@@ -62,7 +62,11 @@ def execute(
     with cluster(address), environment(QUIET), silence(), interruption() as interrupted:
         share = share_of(resources, meter)
         proposals = Proposals(study, share, interrupted, say)
-        held = {"evaluator": evaluator, "checkpoints": checkpoints_of(study.directory)}
+        held = {
+            "evaluator": evaluator,
+            "checkpoints": checkpoints_of(study.directory),
+            "parents": checkpoints_of(study.directory, PARENTS),
+        }
         with tempfile.TemporaryDirectory(prefix="archsearch-") as scratch:
             tuner = Tuner(
                 tune.with_resources(tune.with_parameters(Training, **held), asked_for),

@@ -5,7 +5,8 @@ Knows nothing of studies, nor of what a result is good for. Ray is imported as i
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ from search.workers.worker import settle
 from spaces import Architecture
 
 Train = Callable[[Architecture, int, Path], Iterator[Measurement]]
-"""Trains an architecture with a seed, on from what it has left in a directory; it pickles."""
+"""Trains an architecture with a seed, on from what it has left in a directory; it pickles.
+
+The `device_s` of its last measurement are the seconds that it has taken, where that is of interest.
+"""
 
 LOOK_S = 0.5  # until Ctrl-C is heard
 
@@ -39,6 +43,7 @@ def retrained(
     resources: Resources,
     meter: ClusterMeter | None,
     began: Callable[[Job], None],
+    over: Callable[[], object] = lambda: None,
 ) -> Iterator[Outcome]:
     """Does the jobs on the cluster of the surrounding `cluster`, beside a meter; what ends first comes first.
 
@@ -46,6 +51,7 @@ def retrained(
 
     Args:
         began: is told of each job when it is handed to Ray.
+        over: is asked now and then whether to end here, with what runs cut short.
 
     Raises:
         KeyboardInterrupt: at the first Ctrl-C, once no worker is left.
@@ -61,12 +67,14 @@ def retrained(
                     task = ray.remote(_train).options(
                         **options(share.pools[pool]), max_retries=DEATHS - 1, retry_exceptions=[MachineFault]
                     )
-                    running[task.remote(held, job, share.pools[pool]["CPU"])] = job, pool
+                    running[task.remote(held, job, share.pools[pool])] = job, pool
                     began(job)
                 for ended in _ended(list(running)):
                     yield _outcome(ended, running.pop(ended)[0])
                 if interrupted.is_set():
                     raise KeyboardInterrupt
+                if over():
+                    return
         finally:
             for task in running:
                 ray.cancel(task, force=True)
@@ -95,17 +103,18 @@ def _outcome(task: Any, job: Job) -> Outcome:
     return Outcome(job=job, reason=found) if isinstance(found, str) else Outcome(job=job, last=found)
 
 
-def _train(held: tuple[Train, Checkpoints], job: Job, cpus: float) -> Measurement | str:
-    """On the worker: the last measurement, or why there is none.
+def _train(held: tuple[Train, Checkpoints], job: Job, needs: Mapping[str, float]) -> Measurement | str:
+    """On the worker: the last measurement, with the device seconds of all, or why there is none.
 
     Raises:
         MachineFault: this process, or this machine, is no good any more.
     """
-    settle(cpus)
+    settle(needs["CPU"])
     train, checkpoints = held
     try:
         measured = checkpoints.trained(job.number, partial(train, job.architecture, job.seed))
-        return deque(measured, maxlen=1).pop()
+        last = deque(measured, maxlen=1).pop()
+        return replace(last, device_s=(needs.get("GPU") or needs["CPU"]) * last.device_s)
     except Exception as error:  # whatever a training can raise is the reason why it failed
         if of_machine(error):
             raise MachineFault(said(error)) from None

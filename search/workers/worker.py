@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import ray
@@ -19,8 +18,8 @@ from ray.tune import Trainable
 from search.checkpoints.checkpoints import Checkpoints
 from search.evaluator import Evaluator, Measurement
 from search.gate import said
-from search.study.work import carry_out
 from search.workers.faults import MachineFault, of_machine
+from search.workers.heirs import carried_out
 from search.workers.scheduler import ASSIGNMENT, CLAIM, FAULT, MEASUREMENT, NODE
 
 LAST_WORDS_S = 3.0  # for the fault of a machine to reach the driver
@@ -56,8 +55,10 @@ def _end_soon() -> None:
 class Training(Trainable):  # type: ignore[misc]  # ray is not typed
     """A worker: one process that trains one assignment after the other."""
 
-    def setup(self, config: dict[str, Any], evaluator: Evaluator, checkpoints: Checkpoints) -> None:
-        self._evaluator, self._checkpoints = evaluator, checkpoints
+    def setup(
+        self, config: dict[str, Any], evaluator: Evaluator, checkpoints: Checkpoints, parents: Checkpoints
+    ) -> None:
+        self._evaluator, self._checkpoints, self._parents = evaluator, checkpoints, parents
         self._measurements: Iterator[Measurement] = iter(())
         self._node = ray.get_runtime_context().get_node_id()
         self._cores = cores()
@@ -73,9 +74,8 @@ class Training(Trainable):  # type: ignore[misc]  # ray is not typed
         self._let_go()  # before the next one needs the memory
         claim = config[CLAIM]
         stay_on(self._cores - (claim.cores if claim and claim.node == self._node else set()) or self._cores)
-        work = config[ASSIGNMENT]
-        training = partial(carry_out, self._evaluator, work, devices=config["devices"])
-        self._measurements = self._checkpoints.trained(work.number, training)
+        work, devices = config[ASSIGNMENT], config["devices"]
+        self._measurements = carried_out(self._evaluator, work, self._checkpoints, self._parents, devices=devices)
 
     def step(self) -> dict[str, Any]:
         """

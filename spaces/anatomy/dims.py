@@ -66,6 +66,11 @@ class Dim:
         return prod(sizes) if node.kind == PRODUCT else sum(sizes)
 
 
+def traced(leaf: Dim) -> int:
+    """The size that a leaf has in the backbone as it is."""
+    return leaf.size
+
+
 def product_of(dims: Iterable[Dim]) -> Dim:
     return _joined(PRODUCT, [dim for dim in dims if dim.find().size != 1])
 

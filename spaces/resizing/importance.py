@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spaces.anatomy import Anatomy
-from spaces.anatomy.dims import PRODUCT, Dim
+from spaces.anatomy.dims import PRODUCT, Dim, SizeOf, traced
 from spaces.errors import SpaceError, unknown
 
 Batch = tuple[Tensor, Tensor]
@@ -26,14 +26,17 @@ METHODS = {
 }
 
 
-def scores(model: nn.Module, anatomy: Anatomy, method: str = "l2", batch: Batch | None = None) -> Scores:
+def scores(
+    model: nn.Module, anatomy: Anatomy, method: str = "l2", batch: Batch | None = None, *, size_of: SizeOf = traced
+) -> Scores:
     """The importance of every index of every size that can change.
 
     Args:
         batch: images [N, C, H, W] and labels [N], for `taylor` alone.
+        size_of: the size that each leaf has in `model`. What else of it is not as traced counts for nothing.
 
     Returns:
-        By leaf of the anatomy's dimensions, [leaf.size] on the CPU; all zero where no weight puts it out.
+        By leaf of the anatomy's dimensions, [size_of(leaf)] on the CPU; all zero where no weight puts it out.
 
     Raises:
         SpaceError: no such method, or `taylor` without a batch.
@@ -41,7 +44,7 @@ def scores(model: nn.Module, anatomy: Anatomy, method: str = "l2", batch: Batch 
     check_method(method, batch)
     if method == "bn_gamma":
         gains = {name: gain.abs() for name, gain in _trained(model, anatomy) if _is_gain(name, gain)}
-        return {**scores(model, anatomy, "l2"), **_summed(anatomy, gains)}
+        return {**scores(model, anatomy, "l2", size_of=size_of), **_summed(anatomy, gains, size_of)}
     gradients = _gradients(model, batch) if method == "taylor" and batch is not None else {}
     measure: dict[str, Callable[[str, Tensor], Tensor]] = {
         "l1": lambda name, weight: weight.abs(),
@@ -53,7 +56,7 @@ def scores(model: nn.Module, anatomy: Anatomy, method: str = "l2", batch: Batch 
         for name, weight in _trained(model, anatomy)
         if weight.ndim >= 2
     }
-    summed = _summed(anatomy, rows)
+    summed = _summed(anatomy, rows, size_of)
     return {leaf: total.sqrt() for leaf, total in summed.items()} if method == "l2" else summed
 
 
@@ -98,28 +101,28 @@ def _gradients(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     return {name: grad.float() for (name, _), grad in zip(named, found, strict=True) if grad is not None}
 
 
-def _summed(anatomy: Anatomy, rows: Mapping[str, Tensor]) -> dict[Dim, Tensor]:
+def _summed(anatomy: Anatomy, rows: Mapping[str, Tensor], size_of: SizeOf) -> dict[Dim, Tensor]:
     """Values along the output axis of each parameter, added up over the leaves it is made of."""
     totals: dict[Dim, list[Tensor]] = defaultdict(list)
     for name, row in rows.items():
         dim = anatomy.dims[name][0].find()
-        if not dim.is_fixed:
-            for leaf, share in _shares(dim, row.cpu()):
+        if not dim.is_fixed and len(row) == dim.evaluate(size_of):
+            for leaf, share in _shares(dim, row.cpu(), size_of):
                 totals[leaf].append(share)
     return {leaf: torch.stack(shares).sum(0) for leaf, shares in totals.items()}
 
 
-def _shares(dim: Dim, row: Tensor) -> Iterator[tuple[Dim, Tensor]]:
+def _shares(dim: Dim, row: Tensor, size_of: SizeOf) -> Iterator[tuple[Dim, Tensor]]:
     """What of a row falls on each leaf: slices of a sum, sums over the other factors of a product."""
     node = dim.find()
-    sizes = [part.find().size for part in node.parts]
+    sizes = [part.evaluate(size_of) for part in node.parts]
     if node.kind is None:
         if not node.fixed:
             yield node, row
     elif node.kind == PRODUCT:
         grid = row.reshape(sizes)
         for axis, part in enumerate(node.parts):
-            yield from _shares(part, grid.movedim(axis, 0).flatten(1).sum(1))
+            yield from _shares(part, grid.movedim(axis, 0).flatten(1).sum(1), size_of)
     else:
         for part, piece in zip(node.parts, torch.split(row, sizes), strict=True):
-            yield from _shares(part, piece)
+            yield from _shares(part, piece, size_of)

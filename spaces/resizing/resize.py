@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.anatomy import Anatomy
-from spaces.anatomy.dims import PRODUCT, Dim, SizeOf
+from spaces.anatomy.dims import PRODUCT, Dim, SizeOf, traced
 from spaces.resizing.counts import correct, free_sizes
 from spaces.resizing.spread import gain_of
 
@@ -52,7 +52,7 @@ def resize(
             else:
                 value = _selected(initial[name], [_spread_out(dim, size_of) for dim in anatomy.dims[name]])
         if kept is not None:
-            value = _inherited(tensor.detach(), value, [_indices(dim, size_of, kept) for dim in anatomy.dims[name]])
+            value = inherited(tensor.detach(), value, [indices(dim, size_of, kept) for dim in anatomy.dims[name]])
         if value is not tensor:
             path, _, leaf = name.rpartition(".")
             is_parameter = isinstance(tensor, nn.Parameter)
@@ -64,25 +64,29 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _indices(dim: Dim, size_of: SizeOf, kept: Kept) -> Tensor | None:
-    """For each new index the old one that it continues, -1 for none; None where all stay."""
+def indices(dim: Dim, size_of: SizeOf, kept: Kept, before: SizeOf = traced) -> Tensor | None:
+    """For each new index the old one that it continues, -1 for none; None where all stay.
+
+    Args:
+        before: the size that each leaf had; by default that of the unmodified backbone.
+    """
     node = dim.find()
     if node.is_fixed:
         return None
     if node.kind is None:
         size = size_of(node)
-        old = kept.get(node, torch.arange(min(size, node.size)))
+        old = kept.get(node, torch.arange(min(size, before(node))))
         return torch.cat([old, old.new_full((size - len(old),), -1)])
-    parts = [(part.find(), _indices(part, size_of, kept)) for part in node.parts]
-    known = [(part.size, torch.arange(part.size) if indices is None else indices) for part, indices in parts]
+    parts = [(part.evaluate(before), indices(part, size_of, kept, before)) for part in node.parts]
+    known = [(size, torch.arange(size) if continued is None else continued) for size, continued in parts]
     total = known[0][1] if node.kind == PRODUCT else torch.empty(0, dtype=torch.long)
     offset = 0
-    for size, indices in known[1:] if node.kind == PRODUCT else known:
+    for size, continued in known[1:] if node.kind == PRODUCT else known:
         if node.kind == PRODUCT:
-            outer, inner = total[:, None], indices[None, :]
+            outer, inner = total[:, None], continued[None, :]
             total = torch.where((outer < 0) | (inner < 0), -1, outer * size + inner).flatten()
         else:
-            total = torch.cat([total, torch.where(indices < 0, -1, indices + offset)])
+            total = torch.cat([total, torch.where(continued < 0, -1, continued + offset)])
             offset += size
     return total
 
@@ -90,25 +94,25 @@ def _indices(dim: Dim, size_of: SizeOf, kept: Kept) -> Tensor | None:
 def _spread_out(dim: Dim, size_of: SizeOf) -> Tensor | None:
     """For each new index of a constant (a filter, a table, a statistic) an old one: each second one, or each twice."""
     every = {leaf: torch.arange(size_of(leaf)) * leaf.size // size_of(leaf) for leaf in dim.leaves()}
-    return _indices(dim, size_of, every)
+    return indices(dim, size_of, every)
 
 
-def _selected(tensor: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
-    for place, axis in enumerate(indices):
+def _selected(tensor: Tensor, continued: Sequence[Tensor | None]) -> Tensor:
+    for place, axis in enumerate(continued):
         if axis is not None:
             tensor = tensor.index_select(place, axis.to(tensor.device))
     return tensor
 
 
-def _inherited(old: Tensor, new: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
-    """The new tensor with the old values wherever every axis continues an old index."""
-    if all(axis is None for axis in indices):
+def inherited(old: Tensor, new: Tensor, continued: Sequence[Tensor | None]) -> Tensor:
+    """The new tensor with the old values wherever every axis continues an old index (of `indices`)."""
+    if all(axis is None for axis in continued):
         return new
     inherits = torch.ones((), dtype=torch.bool, device=old.device)
-    for place, axis in enumerate(indices):
+    for place, axis in enumerate(continued):
         if axis is not None:
             inherits = inherits & (axis >= 0).to(old.device).view(-1, *[1] * (old.ndim - 1 - place))
-    values = _selected(old, [axis if axis is None else axis.clamp(min=0) for axis in indices])
+    values = _selected(old, [axis if axis is None else axis.clamp(min=0) for axis in continued])
     return torch.where(inherits, values, new.detach())
 
 

@@ -8,7 +8,7 @@ from spaces.schema.costs import ACCURACY, ALWAYS, JUDGED, KINDS, CostEntry
 from spaces.schema.data import Data
 from spaces.schema.dimension import Dimension
 from spaces.schema.file import NAMES, SpaceFile, is_name, json_schema, load, locate
-from spaces.schema.recipe import BUDGETS, Bound, Fidelity, Search, Train
+from spaces.schema.recipe import BUDGETS, NEAREST, NONE, PARENT, PRETRAINED, Bound, Fidelity, Search, Train
 
 __all__ = [
     "ACCURACY",
@@ -17,6 +17,10 @@ __all__ = [
     "JUDGED",
     "KINDS",
     "NAMES",
+    "NEAREST",
+    "NONE",
+    "PARENT",
+    "PRETRAINED",
     "Backbone",
     "Bound",
     "CostEntry",

@@ -33,7 +33,7 @@ class Backbone(Section):
     kwargs: Mapping[str, JsonValue] = {}
     """Arguments of the model. A list is a choice; a value that is a list itself is a list in the list."""
     weights: str | None = Field(default=None, examples=["weights/resnet10t.safetensors"])
-    """With train.pretrained: a safetensors file to start from, relative to the space file. None: timm's own."""
+    """With `inherit: pretrained`: a safetensors file to start from, relative to the space file. None: timm's own."""
 
     @model_validator(mode="before")
     @classmethod

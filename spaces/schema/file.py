@@ -27,7 +27,7 @@ from spaces.schema.costs import ACCURACY, BETTER_HIGH, KINDS, CostEntry, checked
 from spaces.schema.data import Data
 from spaces.schema.dimension import Dimension, read_dimensions
 from spaces.schema.document import dotted, read_mapping, read_yaml
-from spaces.schema.recipe import Bound, Search, Train
+from spaces.schema.recipe import NONE, PRETRAINED, Bound, Search, Train
 from spaces.techniques import TECHNIQUES
 
 # A name is also a directory of runs/ and an experiment of MLflow.
@@ -140,6 +140,9 @@ class SpaceFile(Section):
         if not self.backbones:
             if self.costs:
                 raise GrammarError("are those of networks; there are no backbones", "costs")
+            if self.train.inherit != NONE:
+                reason = f"{self.train.inherit} is for weights of networks; there are no backbones"
+                raise GrammarError(reason, "train", "inherit")
             return self
         for name, direction in self.objectives.items():
             kind = self.costs[name].cost if name in self.costs else name
@@ -160,9 +163,9 @@ class SpaceFile(Section):
                 "unit",
             )
         for index, backbone in enumerate(self.backbones):
-            if backbone.weights and not self.train.pretrained:
-                reason = "is there, but train.pretrained is false; set it, or leave the weights out"
-                raise GrammarError(reason, "backbones", index, "weights")
+            if backbone.weights and self.train.inherit != PRETRAINED:
+                reason = f"is there, but train.inherit is {self.train.inherit}; set it to {PRETRAINED}"
+                raise GrammarError(f"{reason}, or leave the weights out", "backbones", index, "weights")
         if self.train.warmup_epochs > fidelity.max:
             raise GrammarError(
                 f"{self.train.warmup_epochs} is more than the {fidelity.max} epochs of search.fidelity",

@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 from timm.optim import list_optimizers
 
-from spaces.errors import unknown
+from spaces.errors import shown, unknown
 from spaces.schema.complaint import GrammarError, Section
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -135,8 +135,27 @@ class Search(Section):
         return self
 
 
+NONE: Final = "none"
+PRETRAINED: Final = "pretrained"
+PARENT: Final = "parent"
+NEAREST: Final = "nearest"
+
+
+def _shorthand(schema: dict[str, Any]) -> None:
+    schema["properties"]["pretrained"] = {
+        "type": "boolean",
+        "default": False,
+        "description": "true is short for `inherit: pretrained`.",
+    }
+
+
 class Train(Section):
-    """The recipe, the same for every network: cosine schedule over fidelity.max epochs."""
+    """The recipe, the same for every network: cosine schedule over fidelity.max epochs.
+
+    `pretrained: true` is written in place of `inherit: pretrained` too; once read, there is only `inherit`.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_shorthand)
 
     batch_size: int = Field(default=64, ge=1)
     """Images a step."""
@@ -154,12 +173,32 @@ class Train(Section):
     """0.1 is that of 1512.00567, section 7."""
     clip_grad: float | None = Field(default=None, gt=0)
     """Largest norm of all gradients together; None: not clipped."""
-    pretrained: bool = False
-    """Start from weights, which must be on disk already: those that a backbone names, else timm's."""
+    inherit: Literal["none", "pretrained", "parent", "nearest"] = NONE
+    """What weights start from: drawn anew, those on disk, the backbone's own, or the nearest network's so far."""
     importance: Literal["l1", "l2", "bn_gamma", "taylor"] = "l2"
-    """Of pretrained weights: which channels a narrower network keeps."""
+    """Of weights that are not new: which channels a narrower network keeps."""
     amp: Literal["auto", "off"] = "auto"
     """Mixed precision in training: auto where the device has it. Validation is always fp32."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_word(cls, given: object) -> object:
+        """`inherit` out of `pretrained`; what is malformed is left to the checks of the fields."""
+        if not isinstance(given, dict) or "pretrained" not in given:
+            return given
+        rest = {key: value for key, value in given.items() if key != "pretrained"}
+        pretrained, inherit = (
+            given["pretrained"],
+            rest.setdefault("inherit", PRETRAINED if given["pretrained"] else NONE),
+        )
+        if not isinstance(pretrained, bool):
+            raise GrammarError(f"{shown(pretrained)} is not true or false", "pretrained")
+        if pretrained != (inherit == PRETRAINED):
+            reason = (
+                f"is {str(pretrained).lower()}, but inherit is {inherit}; leave pretrained out, inherit says it all"
+            )
+            raise GrammarError(reason, "pretrained")
+        return rest
 
     @field_validator("optimizer")
     @classmethod

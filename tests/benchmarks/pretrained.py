@@ -75,7 +75,7 @@ def circumstances(given: argparse.Namespace) -> dict[str, Any]:
     recipe = space_of(SCRATCH, given).to_dict()["train"]
     return {
         "network": NARROW.label,
-        "recipe": {name: value for name, value in recipe.items() if name not in ("pretrained", "importance")},
+        "recipe": {name: value for name, value in recipe.items() if name not in ("inherit", "importance")},
         "epochs": given.epochs,
         "image_size": given.image_size,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",

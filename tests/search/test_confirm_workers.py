@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.checkpoints.checkpoints import Local, checkpoints_of
+from search.checkpoints.checkpoints import CONFIRMED, Local, checkpoints_of
 from search.checkpoints.places import Places
 from search.confirmation.journal import FILE, Journal
 from search.confirmation.record import Retraining
@@ -133,8 +133,8 @@ def test_half_a_line_is_dropped(tmp_path: Path) -> None:
 def test_checkpoints_lie_beside_those_of_the_trials(tmp_path: Path) -> None:
     directory = tmp_path / "name"
     directory.mkdir()
-    assert checkpoints_of(directory, confirmed=True).place(3) == str(directory / "confirmed" / "3")
+    assert checkpoints_of(directory, CONFIRMED).place(3) == str(directory / "confirmed" / "3")
     Places(checkpoints="s3://bucket/prefix").write(directory)
-    assert checkpoints_of(directory, confirmed=True).place(3) == "s3://bucket/prefix/name/confirmed/3"
+    assert checkpoints_of(directory, CONFIRMED).place(3) == "s3://bucket/prefix/name/confirmed/3"
     Places(checkpoints=str(tmp_path / "shared")).write(directory)
-    assert checkpoints_of(directory, confirmed=True).place(3) == str(tmp_path / "shared" / "name" / "confirmed" / "3")
+    assert checkpoints_of(directory, CONFIRMED).place(3) == str(tmp_path / "shared" / "name" / "confirmed" / "3")

@@ -167,7 +167,11 @@ class TestRefused:
             ("more.safetensors", True, r'\S*more\.safetensors does not fit resnet10t\(\): .* Unexpected key.*"layer5'),
             ("convnext.safetensors", True, r"\S*convnext\.safetensors does not fit resnet10t\(\): .* Missing key.*"),
             (None, True, r"the weights of resnet10t are not in the local cache .*hf download timm/resnet10t.*"),
-            ("right.safetensors", False, r"is there, but train\.pretrained is false; set it, or leave the weights out"),
+            (
+                "right.safetensors",
+                False,
+                r"is there, but train\.inherit is none; set it to pretrained, or leave the weights out",
+            ),
         ],
         ids=lambda value: str(value)[:12],
     )

@@ -28,7 +28,7 @@ def test_the_file_of_the_documentation_loads(tmp_path: Path) -> None:
     assert space.objectives == {"accuracy": "maximize", "macs": "minimize"}
     assert (space.constraints["params"].min, space.constraints["params"].max) == (None, 3_000_000)
     assert (space.search.trials, space.search.sampler, space.search.fidelity.rungs) == (16, "auto", (3, 9))
-    assert (space.train.lr, space.train.optimizer, space.train.pretrained) == (1e-3, "adamw", False)
+    assert (space.train.lr, space.train.optimizer, space.train.inherit) == (1e-3, "adamw", "none")
 
 
 def test_shipped_file_has_the_same_keys_as_the_documentation() -> None:
