@@ -1,9 +1,11 @@
 """Ours: `search.run.run` with the space file as it is, for so many seconds.
 
-Seconds begin with the first training (its first measurement, less what it took) and are the workers' clocks. The
-workers of Ray are started, and have imported torch, before the search is called.
+Seconds begin when the first training does, of a trial or of a backbone that trials inherit from: that is when its
+folder appears. The workers of Ray are started, and have imported torch, before the search is called.
 """
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,27 +22,49 @@ from tests.benchmarks.search_efficiency.job import Job, Point, answer
 def searched(job: Job) -> tuple[list[Point], dict[str, Any]]:
     with cluster():
         warm(job)
+        watch = Watch(Path(job.folder) / "runs")
+        watch.start()
         result = run(
             job.space,
-            runs=Path(job.folder) / "runs",
+            runs=watch.runs,
             trials=job.trials,
             hours=(job.seconds + job.ready_s) / 3600,
             gpus_per_trial=job.gpus,
         )
+        watch.over.set()
         records = studies.read(result.directory).records()
     trained = [record for record in records if record.history]
     if not trained:
         return [], {"ending": str(result.ending), "counts": counted(records)}
-    devices = job.gpus or 1.0
-    began = min(record.history[0].time - record.history[0].device_s / devices for record in trained)
+    assert watch.began is not None
+    began = watch.began
     ended = max(record.history[-1].time for record in trained)
     notes = {
         "ending": str(result.ending),
         "counts": counted(records),
         "span_s": ended - began,
         "busy_s": sum(record.device_s for record in trained),
+        "first_trial_s": min(record.history[0].time - record.history[0].device_s for record in trained) - began,
     }
     return [point for record in trained for point in points_of(record, began)], notes
+
+
+class Watch(threading.Thread):
+    """Looks out for the first training of a search.
+
+    Attributes:
+        began: seconds since 1970; None while there is none.
+    """
+
+    def __init__(self, runs: Path):
+        super().__init__(daemon=True)
+        self.runs, self.over = runs, threading.Event()
+        self.began: float | None = None
+
+    def run(self) -> None:
+        while self.began is None and not self.over.wait(0.05):
+            if next(self.runs.glob("*/*/[0-9]*/"), None) is not None:
+                self.began = time.time()
 
 
 def points_of(record: TrialRecord, began: float) -> Iterator[Point]:
