@@ -79,7 +79,7 @@ def test_two_arms_run_and_leave_their_fronts(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads((tmp_path / "out.json").read_text())
-    assert {"cpu", "versions", "settings", "reference", "runs", "confirmed", "skipped"} <= content.keys()
+    assert {"cpu", "versions", "settings", "reference", "runs", "confirmed", "skipped", "summary"} <= content.keys()
     assert [run["arm"] for run in content["runs"]] == ["stock", "ours-none"]
     assert len(content["skipped"]) == 1
     assert content["skipped"][0].startswith("ours-nonsense: ")

@@ -63,7 +63,7 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while self.began is None and not self.over.wait(0.05):
-            if next(self.runs.glob("*/*/[0-9]*/"), None) is not None:
+            if any(True for part in ("trials", "parents") for _ in self.runs.glob(f"*/{part}/[0-9]*")):
                 self.began = time.time()
 
 

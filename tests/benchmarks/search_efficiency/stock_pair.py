@@ -3,11 +3,12 @@
 What differs from ours is the search alone: the networks, the recipe, the data and the trainings are the ones of the
 space file. The user's own part is what Tune's documentation asks for: a define-by-run function of the space and a
 class that trains, whose workers are used again. What cannot be built, or violates a constraint, is not trained and
-reported with accuracy 0; a network that was tried before is trained again, since nobody says that it was.
+reported with accuracy 0; a network that was tried before is trained again, since nobody says that it was. Ray and Tune
+have their own defaults, but for what they print and log: a proposal is asked for when a worker is free for it.
 """
 
 import json
-import os
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,12 +26,14 @@ from search.gate import Gate
 from search.pareto import non_dominated
 from search.task import Task, opened
 from search.trial import TimmEvaluator
-from search.workers.cluster import QUIET, cluster, environment, silence
+from search.workers.cluster import environment, silence
 from search.workers.worker import settle
 from spaces import Architecture, Parameter, SearchSpace, load
 from spaces.questions import Label
 from tests.benchmarks.search_efficiency.job import Job, Point, answer
 from tests.benchmarks.search_efficiency.product import warm
+
+QUIET = {"RAY_AIR_NEW_OUTPUT": "0", "RAY_USAGE_STATS_ENABLED": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 
 
 @cache
@@ -99,13 +102,13 @@ class Until(Stopper):
 
 
 def searched(job: Job) -> tuple[list[Point], dict[str, Any]]:
-    os.environ["RAY_TUNE_FORCE_TRIAL_CLEANUP_S"] = "10"
     task = opened(job.space)
     gate = Gate(task.evaluator, task.file.constraints)
     held = {"evaluator": task.evaluator, "gate": gate, "job": job}
     needs = {"cpu": 1, "gpu": job.gpus} if job.gpus else {"cpu": 1}
     search = OptunaSearch(Decisions(job.space), metric=["accuracy", "macs"], mode=["max", "min"], seed=job.seed)
-    with cluster(), environment(QUIET), silence():
+    with environment(QUIET), silence():
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
         warm(job)
         results = Tuner(
             tune.with_resources(tune.with_parameters(Training, **held), needs),

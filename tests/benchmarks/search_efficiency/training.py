@@ -271,7 +271,6 @@ def judged(run: Mapping[str, Any], content: Mapping[str, Any], seconds: float) -
         "last_hypervolume": fronts.volume(last, confirmed, reference),
         "own_hypervolume": fronts.volume(tested, own, reference),
         "complete": sum(row["complete"] for row in rows),
-        "epochs": sum({(row["id"], row["fidelity"]): row["fidelity"] for row in rows if row["complete"]}.values()),
     }
 
 
@@ -284,7 +283,7 @@ def compared(run: dict[str, Any], runs: Sequence[Mapping[str, Any]], content: Ma
         took = fronts.seconds_to(stock["judged"]["curve"], wanted)
         mine = fronts.seconds_to(run["judged"]["curve"], wanted)
         found |= {"stock_hypervolume": wanted, "stock_s": took, "seconds_to_stock": mine}
-    if (theirs := peers.get("modelopt")) and run["arm"] in ("stock", *[arm for arm in peers if arm.startswith("ours")]):
+    if (theirs := peers.get("modelopt")) and run["arm"] != "modelopt":
         rows = counted(run, content["settings"]["seconds"])
         found["modelopt"] = [
             {
@@ -294,6 +293,25 @@ def compared(run: dict[str, Any], runs: Sequence[Mapping[str, Any]], content: Ma
             for row in theirs["points"]
         ]
     return found
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A line an arm: medians over the seeds; infinite is never."""
+    lines = []
+    for arm in dict.fromkeys(run["arm"] for run in runs):
+        mine = [run for run in runs if run["arm"] == arm]
+        line = {"arm": arm, "n": len(mine), "complete": statistics.median(run["judged"]["complete"] for run in mine)}
+        for name in ("hypervolume", "last_hypervolume", "own_hypervolume"):
+            line[name] = statistics.median(run["judged"][name] for run in mine)
+        for name in ("stock_s", "seconds_to_stock"):
+            known = [run["compared"][name] for run in mine if name in run["compared"]]
+            line[name] = statistics.median(known) if known else None
+        points = [point for run in mine for point in run["compared"].get("modelopt", [])]
+        line["modelopt_points"] = len(points)
+        line["modelopt_dominated_in_time"] = sum(point["dominated_at_s"] <= point["seconds"] for point in points)
+        line["modelopt_dominated_alone"] = sum(point["dominated_at_s"] <= point["alone_s"] for point in points)
+        lines.append(line)
+    return lines
 
 
 def show(runs: Sequence[Mapping[str, Any]], seconds: float) -> None:
@@ -363,8 +381,13 @@ def main() -> None:
         run["judged"] = judged(run, content, given.seconds)
     for run in content["runs"]:
         run["compared"] = compared(run, content["runs"], content)
+    content["summary"] = summary(content["runs"])
     write(content, given.json)
     show(content["runs"], given.seconds)
+    for line in content["summary"]:
+        print(
+            f"\n{line['arm']}, medians of {line['n']}: " + ", ".join(f"{name} {line[name]}" for name in list(line)[2:])
+        )
     plots.draw(content, given.plot or given.json.with_suffix(".png"), means(content))
 
 
