@@ -410,7 +410,7 @@ def run_all(content: dict[str, Any], plain: Mapping[str, Any], given: argparse.N
             best = fronts.front(counted(run, given.seconds))
             print(f"{arm}, seed {seed}: {len(best)} on the front, {run['notes']}, {run['whole_s']:.0f} s", flush=True)
             if not given.trials and arm != "modelopt" and run["notes"].get("span_s", 0.0) < ENOUGH * given.seconds:
-                print(f"{arm}, seed {seed}: ended early; give workers more time to start: --ready-s", flush=True)
+                print(f"{arm}, seed {seed}: early; unless the space is exhausted, raise --ready-s", flush=True)
 
 
 if __name__ == "__main__":
