@@ -16,7 +16,7 @@ from search.study.untried import SHUFFLED, Answers
 from spaces import Architecture, Parameter, SearchSpace, SpaceError
 from spaces.questions import Label
 
-FIRST, MORE, MOST = 1_000, 50, 10_000  # random ones in the beginning, with every proposal, and in the end
+FIRST, MORE, MOST = 1_000, 20, 4_000  # random ones in the beginning, with every proposal, and in the end
 DRAWS = 20  # for each random one that is wanted, before a space counts as having no more
 NEIGHBOURS = 64  # of one architecture
 

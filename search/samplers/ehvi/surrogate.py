@@ -24,6 +24,7 @@ from search.pareto import Floats
 FIT = 200  # measurements that hyperparameters are learnt from; a fit takes a second at most
 MOST = 600  # measurements that predictions go by; a proposal among 10,000 takes half a second then
 CAP = 2.0  # deviations above the median beyond which a value is only known to be bad
+ENOUGH, HONEST = 10, (0.4, 1.5)  # measurements by which deviations are corrected, and how far
 
 
 @final
@@ -186,6 +187,23 @@ class Surrogate:
         self._factor = np.linalg.cholesky(between + self._noise * np.eye(len(rows)))
         half = solve_triangular(self._factor, values, lower=True)
         self._weights = solve_triangular(self._factor, half, lower=True, trans="T")
+        self._honesty = self._calibrated()
+
+    def _calibrated(self) -> tuple[float, float]:
+        """By how much deviations are too small, before full training and at it.
+
+        What each of the newer half of the measurements is off by when it is left out (Rasmussen and Williams 2006,
+        equations 5.10 to 5.12), in deviations; a process that is smoother among the good than among the bad has
+        learnt deviations from both.
+        """
+        inverse = solve_triangular(self._factor, np.eye(len(self._rows)), lower=True)
+        off = self._weights / np.sqrt((inverse**2).sum(axis=0))
+        newer = np.arange(len(off)) >= len(off) // 2
+        parts = (newer & (self._fidelity < self._full), self._fidelity >= self._full)
+        early, late = (
+            float(np.clip(np.sqrt(np.mean(off[part] ** 2)), *HONEST)) if part.sum() >= ENOUGH else 1.0 for part in parts
+        )
+        return early, late
 
     def _between(self, short: Floats, more: Floats, one: Floats, two: Floats) -> Floats:
         return np.asarray(self._fade.factor(one) * self._fade.factor(two) * short + one * two * more)
@@ -220,7 +238,9 @@ class Surrogate:
         at_ahead = self._between(own_short, own_more, ahead, ahead) - (solved_next**2).sum(0)
         shared = self._between(own_short, own_more, full, ahead) - (solved_full * solved_next).sum(0)
         told = np.clip(shared**2 / (np.maximum(at_ahead, 0.0) + self._noise), 0.0, variance)
-        return Moments(at_full @ self._weights, np.sqrt(variance), np.sqrt(told), np.sqrt(variance - told))
+        early, late = self._honesty
+        told, left = early * np.sqrt(told), late * np.sqrt(variance - told)
+        return Moments(at_full @ self._weights, np.hypot(told, left), told, left)
 
 
 def learnt(places: int, rows: Floats, fidelity: Floats, values: Floats) -> Floats:
