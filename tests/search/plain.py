@@ -41,6 +41,7 @@ def plain_space(*, trials: int, dimensions: Mapping[str, Any] | None = None, **s
             "constraints": {"macs": {"max": 2.4}},
             "search": {
                 "trials": trials,
+                "sampler": "tpe",  # cheap, and halving is by rule
                 "seed": 0,
                 "fidelity": {"rungs": list(RUNGS), "reduction": 2},
                 **search,

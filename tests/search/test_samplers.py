@@ -13,7 +13,7 @@ import pytest
 import spaces
 from search.evaluator import Measurement
 from search.record import State
-from search.samplers import SAMPLERS, make, note
+from search.samplers import SAMPLERS, make, note, plans
 from search.samplers.dialogue import Dialogue
 from search.samplers.seeded import derive
 from search.samplers.telling import Telling
@@ -62,6 +62,7 @@ def proposals(sampler, kind, seed, telling=None, asks=None, dimensions=6):
             "constraints": {"macs": {"max": 0.4}} if kind is State.INFEASIBLE else {},
             "search": {
                 "trials": 10_000,
+                "sampler": sampler,
                 "seed": seed,
                 "scheduler": "pareto" if early else "none",
                 "fidelity": {"rungs": [3, 9] if early else [9]},
@@ -144,8 +145,9 @@ def test_told_pruned_infeasible_ones_mislead_gp(by_chance):
 
 
 def test_auto_is_one_of_the_samplers():
-    sampler, telling = make("auto", seed=0, trials=10)
-    assert telling is SAMPLERS["tpe"].telling
+    sampler, telling, _ = make("auto", seed=0, trials=10)
+    assert telling is SAMPLERS["ehvi"].telling
+    assert plans("auto") is plans("ehvi") is not plans("tpe")
     assert isinstance(sampler, optuna.samplers.BaseSampler)
     for name, described in SAMPLERS.items():
         assert set(described.telling) == {state for state in State if not state.open}, name

@@ -11,11 +11,13 @@ over everything. With two rungs this is the autoregressive model of Kennedy and 
 n measurements, m candidates, D columns of the encoding. Values are to be minimised.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 from scipy.linalg import solve_triangular
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Hyperparameter, Kernel, Matern, WhiteKernel
 
@@ -246,5 +248,7 @@ class Surrogate:
 def learnt(places: int, rows: Floats, fidelity: Floats, values: Floats) -> Floats:
     """Hyperparameters of greatest likelihood for these measurements, from the same start always."""
     start = kernel(places, rows.shape[1])
-    process = GaussianProcessRegressor(start).fit(np.column_stack([rows, fidelity]), values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of bounds that are reached, as they may be
+        process = GaussianProcessRegressor(start).fit(np.column_stack([rows, fidelity]), values)
     return np.asarray(process.kernel_.theta)
