@@ -368,8 +368,8 @@ def test_a_search_can_be_given_more_trials_but_not_another_space(begin):
     study = begin(trials=5)
     drive(study, Table())
     study.close()
-    with pytest.raises(InputError, match=r"searches another space: search\.sampler was .*auto.* and is now .*tpe"):
-        studies.resume(study.directory, plain_space(trials=5, sampler="tpe"), Table())
+    with pytest.raises(InputError, match=r"searches another space: search\.sampler was .*tpe.* and is now .*random"):
+        studies.resume(study.directory, plain_space(trials=5, sampler="random"), Table())
     resumed = studies.resume(study.directory, plain_space(trials=8), Table())
     assert resumed.remaining == 3
     assert drive(resumed, Table()) is Idle.BUDGET
