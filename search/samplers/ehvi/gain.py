@@ -80,7 +80,7 @@ Gain = Callable[[Floats, NDArray[np.int64]], Floats]
 """Outcomes (m', s, uncertain objectives), warped, of the candidates with these indices (m') -> gains (m', s)."""
 
 
-def expected(gain: Gain, beliefs: list[Moments], which: NDArray[np.int64]) -> Floats:
+def expected_gain(gain: Gain, beliefs: list[Moments], which: NDArray[np.int64]) -> Floats:
     """(m',) expected gain of full training."""
     drawn = spread_samples(OUTCOMES, len(beliefs))
     means = np.stack([belief.mean[which] for belief in beliefs], axis=1)

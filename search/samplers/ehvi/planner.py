@@ -15,7 +15,7 @@ from sklearn.linear_model import Ridge
 from search.pareto import Floats, Objectives
 from search.record import State, TrialRecord
 from search.samplers.ehvi.encoding import Encoding, Known
-from search.samplers.ehvi.gain import Boxes, Gain, expected, reservation_rates
+from search.samplers.ehvi.gain import Boxes, Gain, expected_gain, reservation_rates
 from search.samplers.ehvi.surrogate import FIT, MOST, Moments, Surrogate, Warp, learnt
 
 STARTUP = 8  # measurements before which nothing is believed
@@ -123,9 +123,9 @@ class Planner:
         uncertain = np.asarray(np.isnan(exact).all(axis=0))
         beliefs = self._beliefs(told, seen, np.flatnonzero(uncertain))
         running = [record for record in told.values() if record.state is State.RUNNING]
-        beliefs, expected_points = self._believing(beliefs, running)
+        beliefs, expected = self._believing(beliefs, running)
         front = [one.point for one in seen if one.fidelity == self._scale(self._rungs[-1])]
-        boxes = Boxes.beyond(np.array([*front, *expected_points]).reshape(-1, len(self._reference)), self._reference)
+        boxes = Boxes.beyond(np.vstack([*front, expected]), self._reference)
         moments = [each.surrogate.moments(rows, self._scales(ahead)) for each in beliefs]
 
         known = np.asarray(~uncertain)
@@ -225,31 +225,27 @@ class Planner:
         warp, rows = Warp.of(values), self._encoding([_known(told[one.number]) for one in seen])
         return rows, np.array([one.fidelity for one in seen]), warp(values), warp
 
-    def _believing(
-        self, beliefs: Sequence[_Belief], running: Sequence[TrialRecord]
-    ) -> tuple[list[_Belief], list[Floats]]:
-        """As if all trainings under way had come to what is expected; and the points of those on their last stretch."""
+    def _believing(self, beliefs: Sequence[_Belief], running: Sequence[TrialRecord]) -> tuple[list[_Belief], Floats]:
+        """As if all trainings under way had come to what is expected; and the points (n, d) of full training of them.
+
+        The points keep many workers from all trying the same place of the front.
+        """
         if not running:
-            return list(beliefs), []
+            return list(beliefs), np.empty((0, len(self._reference)))
         rows = self._encoding([_known(record) for record in running])
-        ahead = [self._next(record.fidelity) for record in running]
-        scales = self._scales(np.array(ahead, dtype=np.float64))
-        expected_values = {each.column: each.warp.back(each.surrogate.mean(rows, scales)) for each in beliefs}
-        points = []
-        for index, record in enumerate(running):
-            if ahead[index] == self._rungs[-1]:
-                known = {name: record.costs.get(name, 0.0) for name in self._objectives.names}
-                point = self._objectives.minimised([known])[0]
-                for column, values in expected_values.items():
-                    point[column] = values[index]
-                points.append(point)
-        return [each._replace(surrogate=each.surrogate.believing(rows, scales)) for each in beliefs], points
+        ahead = self._scales(np.array([self._next(record.fidelity) for record in running], dtype=np.float64))
+        full = np.full(len(running), self._scale(self._rungs[-1]))
+        known = [{name: record.costs.get(name, 0.0) for name in self._objectives.names} for record in running]
+        points = self._objectives.minimised(known)
+        for each in beliefs:
+            points[:, each.column] = each.warp.back(each.surrogate.mean(rows, full))
+        return [each._replace(surrogate=each.surrogate.believing(rows, ahead)) for each in beliefs], points
 
 
 def _best_rates(gain: Gain, moments: list[Moments], step_s: Floats, rest_s: Floats) -> Floats:
     """(m,) reservation rates of those that are best by a rougher rate; that of the others."""
     every = np.arange(len(step_s))
-    rates = expected(gain, moments, every) / (step_s + rest_s)
+    rates = expected_gain(gain, moments, every) / (step_s + rest_s)
     best = np.argsort(-rates, kind="stable")[:SHORTLIST]
     rates[best] = reservation_rates(gain, moments, best, step_s[best], rest_s[best])
     rates[np.setdiff1d(every, best)] = 0.0
