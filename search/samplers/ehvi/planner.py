@@ -21,6 +21,8 @@ from search.samplers.ehvi.surrogate import FIT, MOST, Moments, Surrogate, Warp, 
 STARTUP = 8  # measurements before which nothing is believed
 GROWTH = 1.25  # hyperparameters are learnt anew once there are so many times as many measurements
 SHORTLIST = 500  # candidates whose next measurement is thought through
+MANY = 1_500_000  # candidates times measurements, beyond which all are first judged by fewer measurements
+ROUGH, SCREENED = 150, 1_500  # by how many, and how many of the candidates are then judged by all
 PENALTY = 0.1  # of the squared weights of seconds by costs
 
 
@@ -44,6 +46,13 @@ class Seen(NamedTuple):
     number: int
     fidelity: float
     point: Floats  # (d,) to be minimised
+
+
+class _Judge(NamedTuple):
+    """Of some candidates."""
+
+    gain: Gain
+    beliefs: list[Moments]
 
 
 class _Belief(NamedTuple):
@@ -120,21 +129,44 @@ class Planner:
         per_unit = self._seconds_per_unit(told.values(), rows)
         step_s, rest_s = (ahead - now) * per_unit, (self._rungs[-1] - ahead) * per_unit
         exact = self._exact(told.values(), waits, fresh, rows)
-        uncertain = np.asarray(np.isnan(exact).all(axis=0))
-        beliefs = self._beliefs(told, seen, np.flatnonzero(uncertain))
         running = [record for record in told.values() if record.state is State.RUNNING]
-        beliefs, expected = self._believing(beliefs, running)
-        front = [one.point for one in seen if one.fidelity == self._scale(self._rungs[-1])]
-        boxes = Boxes.beyond(np.vstack([*front, expected]), self._reference)
-        moments = [each.surrogate.moments(rows, self._scales(ahead)) for each in beliefs]
 
-        known = np.asarray(~uncertain)
+        def judge(which: NDArray[np.int64], most: int) -> _Judge:
+            return self._judge(told, seen, running, exact[which], rows[which], ahead[which], most)
+
+        every = np.arange(len(rows))
+        if len(rows) * min(len(seen), MOST) > MANY:
+            roughly, beliefs = judge(every, ROUGH)
+            every = _top(expected_gain(roughly, beliefs, every) / (step_s + rest_s), SCREENED)
+        gain, beliefs = judge(every, MOST)
+        step_s, rest_s = step_s[every], rest_s[every]
+        among = np.arange(len(every))
+        best = _top(expected_gain(gain, beliefs, among) / (step_s + rest_s), SHORTLIST)
+        rates = np.zeros(len(rows))
+        rates[every[best]] = reservation_rates(gain, beliefs, best, step_s[best], rest_s[best])
+        return rates
+
+    def _judge(
+        self,
+        told: Mapping[int, TrialRecord],
+        seen: Sequence[Seen],
+        running: Sequence[TrialRecord],
+        exact: Floats,
+        rows: Floats,
+        ahead: Floats,
+        most: int,
+    ) -> "_Judge":
+        """What to believe of m candidates by so many measurements, and what their outcomes would gain."""
+        known = np.asarray(~np.isnan(exact).all(axis=0))
+        beliefs, under_way = self._believing(self._beliefs(told, seen, np.flatnonzero(~known), most), running)
+        front = [one.point for one in seen if one.fidelity == self._scale(self._rungs[-1])]
+        boxes = Boxes.beyond(np.vstack([*front, under_way]), self._reference)
 
         def gain(outcomes: Floats, which: NDArray[np.int64]) -> Floats:
             back = np.stack([each.warp.back(outcomes[..., u]) for u, each in enumerate(beliefs)], axis=-1)
             return boxes.gain(exact[which][:, known], known, back)
 
-        return _best_rates(gain, moments, step_s, rest_s)
+        return _Judge(gain, [each.surrogate.moments(rows, self._scales(ahead)) for each in beliefs])
 
     # What is known
 
@@ -199,7 +231,7 @@ class Planner:
     # What is believed
 
     def _beliefs(
-        self, told: Mapping[int, TrialRecord], seen: Sequence[Seen], columns: NDArray[np.int64]
+        self, told: Mapping[int, TrialRecord], seen: Sequence[Seen], columns: NDArray[np.int64], most: int
     ) -> list[_Belief]:
         enough = STARTUP  # the hyperparameters are those that the first so many measurements speak for
         while enough * GROWTH <= len(seen):
@@ -209,7 +241,7 @@ class Planner:
             if (enough, int(column)) not in self._theta:
                 rows, fidelity, values, _ = self._data(told, _latest(seen[:enough], FIT), column)
                 self._theta[enough, int(column)] = learnt(self._encoding.places, rows, fidelity, values)
-            rows, fidelity, values, warp = self._data(told, _latest(seen, MOST), column)
+            rows, fidelity, values, warp = self._data(told, _latest(seen, most), column)
             theta = self._theta[enough, int(column)]
             full = self._scale(self._rungs[-1])
             found.append(
@@ -242,14 +274,9 @@ class Planner:
         return [each._replace(surrogate=each.surrogate.believing(rows, ahead)) for each in beliefs], points
 
 
-def _best_rates(gain: Gain, moments: list[Moments], step_s: Floats, rest_s: Floats) -> Floats:
-    """(m,) reservation rates of those that are best by a rougher rate; that of the others."""
-    every = np.arange(len(step_s))
-    rates = expected_gain(gain, moments, every) / (step_s + rest_s)
-    best = np.argsort(-rates, kind="stable")[:SHORTLIST]
-    rates[best] = reservation_rates(gain, moments, best, step_s[best], rest_s[best])
-    rates[np.setdiff1d(every, best)] = 0.0
-    return rates
+def _top(rates: Floats, count: int) -> NDArray[np.int64]:
+    """Indices of the highest, equal ones in their order."""
+    return np.argsort(-rates, kind="stable")[:count]
 
 
 def _known(record: TrialRecord) -> Known:
