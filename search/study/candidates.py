@@ -17,21 +17,23 @@ from spaces import Architecture, Parameter, SearchSpace, SpaceError
 from spaces.questions import Label
 
 FIRST, MORE, MOST = 1_000, 20, 4_000  # random ones in the beginning, with every proposal, and in the end
-DRAWS = 20  # for each random one that is wanted, before a space counts as having no more
+DRAWS = 2  # architectures that are counted for each feasible one that is wanted: 5 ms each, so 10 s in the beginning
 NEIGHBOURS = 64  # of one architecture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An architecture that may be feasible as far as counting tells.
+    """An architecture whose costs could be counted.
 
     Attributes:
         answers: that lead to it, in the order of the questions.
+        feasible: as far as counting tells.
     """
 
     architecture: Architecture
     answers: tuple[tuple[Parameter, Label], ...]
     costs: Mapping[str, float]
+    feasible: bool
 
 
 @final
@@ -45,31 +47,39 @@ class Candidates:
         self._near: dict[str, list[Candidate]] = {}
 
     def sample(self) -> list[Candidate]:
-        """The first random ones."""
-        return self._first(FIRST)
+        """The first random ones, feasible or not."""
+        return list(self._first(FIRST))
 
     def some(self, proposals: int, best: Sequence[tuple[str, Answers]]) -> list[Candidate]:
-        """Different ones.
+        """Different feasible ones.
 
         Args:
             proposals: how many there were.
             best: id and answers of architectures whose neighbours are wanted too.
         """
-        found = {one.architecture.id: one for one in self._first(min(MOST, FIRST + MORE * proposals))}
+        count = min(MOST, FIRST + MORE * proposals)
+        drawn = islice((one for one in self._first(DRAWS * count) if one.feasible), count)
+        found = {one.architecture.id: one for one in drawn}
         for architecture_id, answers in best:
-            found |= {one.architecture.id: one for one in self._neighbours(architecture_id, answers)}
+            near = self._neighbours(architecture_id, answers)
+            found |= {one.architecture.id: one for one in near if one.feasible}
         return list(found.values())
 
-    def _first(self, count: int) -> list[Candidate]:
-        self._drawn += islice(self._stream, max(0, count - len(self._drawn)))
-        return self._drawn[:count]
+    def _first(self, count: int) -> Iterator[Candidate]:
+        """Looks at as many as are taken."""
+        for index in range(count):
+            if index == len(self._drawn):
+                self._drawn += islice(self._stream, 1)
+            if index == len(self._drawn):
+                return
+            yield self._drawn[index]
 
     def _random(self) -> Iterator[Candidate]:
         """Without repetition; all there are of a small space."""
         rng, seen = random.Random(self._seed), set[str]()
         walks = list(self._space.walks()) if self._space.size <= SHUFFLED else []
         rng.shuffle(walks)
-        given = iter(walks) if self._space.size <= SHUFFLED else ({} for _ in range(DRAWS * MOST))
+        given = iter(walks) if self._space.size <= SHUFFLED else ({} for _ in range(2 * DRAWS * MOST))
         for candidate in (self._looked_at(answers, rng) for answers in given):
             if candidate is not None and candidate.architecture.id not in seen:
                 seen.add(candidate.architecture.id)
@@ -92,7 +102,7 @@ class Candidates:
         return self._near[architecture_id]
 
     def _looked_at(self, answers: Answers, rng: random.Random) -> Candidate | None:
-        """Where the answers lead, with any for what they do not say; None where that is not feasible."""
+        """Where the answers lead, with any for what they do not say; None where that cannot be built."""
         given: list[tuple[Parameter, Label]] = []
 
         def choose(parameter: Parameter) -> Label:
@@ -107,6 +117,8 @@ class Candidates:
             counted = self._gate.count(architecture)
         except SpaceError:
             return None
-        if not counted.feasible:
+        if not counted.costs:
             return None
-        return Candidate(architecture=architecture, answers=tuple(given), costs=counted.costs)
+        return Candidate(
+            architecture=architecture, answers=tuple(given), costs=counted.costs, feasible=counted.feasible
+        )

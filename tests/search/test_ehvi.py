@@ -13,6 +13,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern
 
 from search.evaluator import Measurement
+from search.gate import Gate
 from search.pareto import Objectives, hypervolume
 from search.record import State, TrialRecord
 from search.samplers.ehvi import gain as gains
@@ -21,8 +22,9 @@ from search.samplers.ehvi.gain import Boxes, expected_gain, reservation_rates
 from search.samplers.ehvi.planner import STARTUP, Planner
 from search.samplers.ehvi.surrogate import Columns, Fade, Moments, Surrogate, Warp, kernel, learnt
 from search.study import studies
+from search.study.candidates import DRAWS, FIRST, Candidates
 from search.study.work import Assignment, Idle
-from spaces import Architecture
+from spaces import Architecture, SearchSpace
 from tests.search.plain import REFERENCE, Table, drive, plain_space
 
 coordinates = st.floats(0.0, 1.0, allow_subnormal=False).map(lambda x: round(x, 3))
@@ -308,3 +310,34 @@ def test_workers_at_the_same_time_are_given_different_work(tmp_path):
     assert all(isinstance(work, Assignment) for work in given)
     assert len({work.architecture.id for work in given}) == 6
     study.close()
+
+
+def test_where_little_is_feasible_it_is_found_near_what_is(tmp_path):
+    """Less than one architecture in a hundred is feasible, all in one corner."""
+    dimensions = {"stem": [0, 1, 2], **{name: [0, 1, 2, 3] for name in "abcdefgh"}}
+    file = plain_space(trials=30, sampler="ehvi", dimensions=dimensions)
+    space, counted = SearchSpace(file), []
+
+    class Narrow(Table):
+        def costs(self, architecture):
+            counted.append(architecture.id)
+            return {"macs": float(sum(architecture.choices[name] for name in "abcdef")) + 0.1}
+
+    candidates = Candidates(space, Gate(Narrow(), file.constraints), 0)
+    assert len(candidates.sample()) == FIRST
+    assert len(candidates.some(0, [])) < 40
+    assert len(counted) == DRAWS * FIRST
+    corner = dict.fromkeys(dimensions, 0)
+    near = [one for one in candidates.some(0, [("corner", corner)]) if set(one.architecture.choices.values()) <= {0, 1}]
+    assert {sum(a != 0 for a in one.architecture.choices.values()) for one in near} >= {1}
+    assert all(one.feasible for one in candidates.some(0, [("corner", corner)]))
+
+
+def test_candidates_are_the_same_again_and_grow(tmp_path):
+    file = plain_space(trials=30, sampler="ehvi")
+    gate = Gate(Table(), file.constraints)
+    first, second = (Candidates(SearchSpace(file), gate, 3) for _ in range(2))
+    second.some(5, [("x", {"stem": 0, "a": 0, "b": 1, "c": 2})])
+    ids = [[one.architecture.id for one in each.some(0, [])] for each in (first, second)]
+    assert ids[0] == ids[1]
+    assert len(set(ids[0])) == len(ids[0])

@@ -111,9 +111,9 @@ class Planner:
         waits = [told[number] for number in sorted(waiting)]
         rates = self._rates(told, seen, waits, fresh)
         best = int(np.argmax(rates))
-        if best < len(waits):
-            return Plan(waiting=waits[best].number)
-        return Plan(fresh=best - len(waits) if rates[best] > 0 else _cheap(fresh, rng))
+        if rates[best] <= 0.0:  # what waits promises nothing any more; what is new may at least teach
+            return Plan(fresh=_cheap(fresh, rng)) if fresh else None
+        return Plan(waiting=waits[best].number) if best < len(waits) else Plan(fresh=best - len(waits))
 
     def _rates(
         self,
@@ -129,6 +129,8 @@ class Planner:
         per_unit = self._seconds_per_unit(told.values(), rows)
         step_s, rest_s = (ahead - now) * per_unit, (self._rungs[-1] - ahead) * per_unit
         exact = self._exact(told.values(), waits, fresh, rows)
+        if not np.isnan(exact).any():
+            return np.zeros(len(rows))  # nothing is learnt by training
         running = [record for record in told.values() if record.state is State.RUNNING]
 
         def judge(which: NDArray[np.int64], most: int) -> _Judge:

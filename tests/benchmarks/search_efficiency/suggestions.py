@@ -4,9 +4,9 @@
                                                              [--json OUT]
 
 A made-up space of eight dimensions of five choices; one in ten of those told is trained to the end, the others to the
-first rung of two. Candidates are costed and encoded before the clock starts. Each of the `--n` proposals knows one trial
-more than the one before, as in a search; where that is one more than hyperparameters were learnt from, they are learnt
-anew, which is in the worst. Seconds on one thread.
+first rung of two. Candidates are costed and encoded before the clock starts. Each of the `--n` proposals knows one
+trial more than the one before, as in a search; `first` also learns hyperparameters, as is done whenever there are a
+quarter more measurements. Seconds on one thread.
 """
 
 import argparse
