@@ -107,9 +107,9 @@ def test_the_views_show_their_points_in_a_browser(tmp_path: Path, page) -> None:
         address = f"{server.uri}/#/experiments/1/runs?compareRunsMode=CHART&viewStateShareKey="
         for view, trials in ((views.FRONT, len(told.front.members)), (views.ALL, 13)):
             page.goto(f"{address}{view}")
-            page.locator(".scatterlayer .point").first.wait_for(timeout=60_000)
+            for shown in (".scatterlayer .point", "text=Parallel Coordinates", f"text={trials} matching run"):
+                page.locator(shown).first.wait_for(timeout=60_000)
             assert page.locator(".scatterlayer .point").count() == trials
-            assert page.get_by_text("Parallel Coordinates").count() >= 1
             assert page.get_by_text(f"{trials} matching run").count() == 1
     finally:
         server.stop()

@@ -20,7 +20,7 @@ MISTAKES = [
     ("trials: 16, ", "", 21, "search", "has no budget; give trials, hours or device_hours, for example"),
     ("trials: 16", "hours: 0", 21, "search.hours", "0 is not a number above 0"),
     ("trials: 16", "trails: 16", 21, "search.trails", "unknown key 'trails'; did you mean 'trials'?"),
-    ("sampler: auto", "sampler: tpee", 21, "search.sampler", "did you mean 'tpe'? (allowed: auto, gp, nsga2, "),
+    ("sampler: auto", "sampler: tpee", 21, "search.sampler", "did you mean 'tpe'? (allowed: auto, ehvi, gp, nsga2, "),
     ("seed: 0", "seed: -1", 21, "search.seed", "-1 is not a whole number of at least 0"),
     ("min: 3, max: 9", "rungs: [9, 3]", 21, "search.fidelity.rungs[1]", "3 does not come after 9; rungs ascend"),
     ("min: 3, max: 9", "rungs: [3, 3]", 21, "search.fidelity.rungs[1]", "3 does not come after 3"),
