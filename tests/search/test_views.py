@@ -105,6 +105,7 @@ def test_the_views_show_their_points_in_a_browser(tmp_path: Path, page) -> None:
         tracker.front(told)
         tracker.finish("FINISHED")
         address = f"{server.uri}/#/experiments/1/runs?compareRunsMode=CHART&viewStateShareKey="
+        page.set_viewport_size({"width": 1600, "height": 1800})  # charts are drawn only once they are in sight
         for view, trials in ((views.FRONT, len(told.front.members)), (views.ALL, 13)):
             page.goto(f"{address}{view}")
             for shown in (".scatterlayer .point", "text=Parallel Coordinates", f"text={trials} matching run"):
