@@ -100,7 +100,7 @@ class NaiveAttention(nn.Module):
         self.retrieval, self.stack, self.first, self.last = retrieval, stack, first, last
 
     def forward(self, maps: Tensor) -> Tensor:
-        (batch, channels, height, width), (heads, size) = maps.shape, self.retrieval.shape
+        (batch, _, height, width), (heads, size) = maps.shape, self.retrieval.shape
         pooled = maps.mean((2, 3)).unsqueeze(1)  # [B, 1, C]
         query, key = self.retrieval.query(pooled), self.retrieval.key(pooled)
         value = self.retrieval.value(maps).unsqueeze(1)  # [B, 1, C, H, W]
