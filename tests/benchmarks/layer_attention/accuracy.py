@@ -15,8 +15,7 @@ import torch
 
 from search.confirmation.statistics import interval
 from search.data import Dataset, load_data
-from search.data.seeds import seed_of
-from search.training import Trainer, seeded
+from search.training import Trainer
 from spaces.schema import Train
 from spaces.schema.data import Data
 from tests.benchmarks.layer_attention.arms import ARMS, MATCHED, NAIVE, architecture, attending, network
@@ -87,8 +86,7 @@ def _training(
     trainer = Trainer(model, dataset, recipe_of(given), horizon=given.epochs, seed=seed, device=given.device)
     seconds, shares = [], []
     while trainer.epoch < given.epochs:
-        with seeded(seed_of("skips", seed, trainer.epoch), trainer.device):  # what a random rule draws from
-            seconds.append(trainer.train_epoch()["seconds"])
+        seconds.append(trainer.train_epoch()["seconds"])
         shares.append(_skipped(model) / layers if layers else 0.0)
     trainer.recalibrate()
     result = trainer.score(dataset.test)
