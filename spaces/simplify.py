@@ -97,7 +97,10 @@ def _folded(choice: Choice) -> Choice:
 
 
 def _settled(choice: Choice) -> Choice:
-    return "mrla_base" if kind_of(choice) == "ela" else choice
+    if kind_of(choice) != "ela":
+        return choice
+    size = values_of(choice).get("head_dim")
+    return {"kind": "mrla_base", "head_dim": size} if size else "mrla_base"
 
 
 def _builds(architecture: Architecture, model: nn.Module, input_size: InputSize) -> bool:

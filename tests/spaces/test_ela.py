@@ -2,27 +2,30 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_model, save_model
-from scipy.special import betainc  # type: ignore[import-untyped]
+from scipy.special import betainc
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spaces import Architecture, build
-from spaces.techniques.layer_attention.ela import Gate, SkipController, beta_cdf, quantiles, redundancy
+from spaces.techniques.layer_attention.ela import Gate, Policy, SkipController, redundancy
 from spaces.techniques.layer_attention.mrla import BaseLayer
+from spaces.techniques.layer_attention.rules import quantiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 KWARGS = {"layers": [2, 6, 2], "channels": [8, 8, 8]}  # the middle stage has four gates
 
 
-def network(threshold: float = 0.3, seed: int = 0) -> nn.Module:
+def network(threshold: float = 0.3, seed: int = 0, **knobs: object) -> nn.Module:
     torch.manual_seed(seed)
-    choices = {"layer_attention": {"kind": "ela", "skip_threshold": threshold}}
+    choices = {"layer_attention": {"kind": "ela", "skip_threshold": threshold, **knobs}}
     return build(Architecture(backbone="cifar_resnet20", kwargs=KWARGS, choices=choices), 4)
 
 
@@ -74,12 +77,6 @@ def test_identical_attention_is_redundant_and_disjoint_attention_is_not() -> Non
     assert float(redundancy(torch.tensor([[[0.0, 20.0, 0.0, 0.0]]]), one)) > 10
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.5, 0.5), (2.0, 30.0), (0.05, 4.0), (400.0, 3000.0)])
-def test_the_beta_distribution_is_scipys(alpha: float, beta: float) -> None:
-    for x in (1e-4, 0.01, 0.1, alpha / (alpha + beta), 0.5, 0.9, 1 - 1e-4):
-        assert beta_cdf(x, alpha, beta) == pytest.approx(float(betainc(alpha, beta, x)), rel=1e-7, abs=1e-12)
-
-
 def test_quantiles_keep_the_order_and_fit_mean_and_variance() -> None:
     divergences = [0.02, 0.5, 0.1, 0.9, 0.3]
     levels = quantiles(divergences)
@@ -98,6 +95,7 @@ def test_only_layers_from_the_third_of_a_run_have_a_gate() -> None:
     model = network()
     assert [layer.position for layer in gated(model)] == [2, 3, 4, 5]
     assert controller_of(model).gates == tuple(layer.gate for layer in gated(model))
+    assert controller_of(model).blocks == tuple(f"layer2.{block}" for block in range(2, 6))
     assert model.get_submodule("skip_controller") is controller_of(model)
 
 
@@ -121,33 +119,71 @@ def test_a_layer_compares_itself_with_the_last_one_kept() -> None:
     assert layers[2].gate.divergence > 0.05
     for layer in layers[:2]:
         layer.gate.skip(True)
-    layers[2].gate.forget()
+    for measured in (layers[2].gate.total, layers[2].gate.weight):
+        measured.zero_()
     model(images)
     assert layers[2].gate.divergence == pytest.approx(0, abs=1e-6)
 
 
+def decided(divergences: Sequence[float], **policy: Any) -> tuple[bool, ...]:
+    """The mask after the half of ten epochs, of gates that measured these."""
+    given = {"rule": "beta_quantile", "threshold": 0.3, "warm_up": 0.1, "probe_every": 10, **policy}
+    gates = {f"block{place}": Gate(Policy(**given)) for place in range(len(divergences))}
+    for gate, divergence in zip(gates.values(), divergences, strict=True):
+        gate.total.fill_(divergence)
+        gate.weight.fill_(1.0)
+    controller = SkipController(gates, len(gates) + 2)
+    controller.end_epoch(5, 10)
+    assert controller.skipped_share == sum(controller.skipped) / (len(gates) + 2)
+    return controller.skipped
+
+
 def test_more_is_skipped_under_a_higher_threshold() -> None:
-    masks = []
-    for threshold in (0.05, 0.3, 0.6, 0.99):
-        gates = [Gate(threshold) for _ in range(6)]
-        for gate, divergence in zip(gates, (0.001, 0.01, 0.02, 0.03, 0.04, 0.2), strict=True):
-            gate.total.fill_(divergence)
-            gate.weight.fill_(1.0)
-        controller = SkipController(gates)
-        controller.end_epoch(5, 10)
-        masks.append(controller.skipped)
+    divergences = (0.001, 0.01, 0.02, 0.03, 0.04, 0.2)
+    masks = [decided(divergences, threshold=threshold) for threshold in (0.05, 0.3, 0.6, 0.99)]
     assert all(a <= b for low, high in zip(masks, masks[1:], strict=False) for a, b in zip(low, high, strict=True))
     assert sum(masks[0]) < sum(masks[1]) < sum(masks[3]) == 5  # the sixth is above kappa
 
 
 def test_what_differs_is_kept_whatever_its_rank() -> None:
-    gates = [Gate(0.9) for _ in range(4)]
-    for gate, divergence in zip(gates, (0.06, 0.2, 0.5, 0.9), strict=True):
-        gate.total.fill_(divergence)
-        gate.weight.fill_(1.0)
-    controller = SkipController(gates)
-    controller.end_epoch(5, 10)
-    assert controller.skipped == (False,) * 4
+    assert decided((0.06, 0.2, 0.5, 0.9), threshold=0.9) == (False,) * 4
+
+
+def test_the_mask_of_each_rule_by_hand() -> None:
+    divergences = (0.04, 0.3, 0.01, 0.02)
+    # x = 1 - exp(-KL) = 0.0392, 0.2592, 0.00995, 0.0198: mean 0.0820, variance 0.0106, so Beta(0.503, 5.63),
+    # of which 0.0392 is the quantile 0.50, 0.0198 is 0.36 and 0.00995 is 0.26
+    assert decided(divergences, threshold=0.3) == (False, False, True, False)
+    assert decided(divergences, threshold=0.4) == (False, False, True, True)
+    assert decided(divergences, threshold=0.6) == (True, False, True, True)
+    assert decided(divergences, rule="percentile", threshold=0.5) == (False, False, True, True)
+    assert decided(divergences, rule="percentile", threshold=0.9) == (True,) * 4  # four of four, whatever they are
+    assert decided(divergences, rule="kl_threshold", threshold=0.03) == (False, False, True, True)
+    assert decided(divergences, rule="none", threshold=0.9) == (False,) * 4
+
+
+def test_random_skips_as_many_as_percentile_and_always_the_same() -> None:
+    divergences = [place / 100 for place in range(12)]
+    masks = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        masks.append(decided(divergences, rule="random", threshold=0.25))
+        assert sum(masks[-1]) == sum(decided(divergences, rule="percentile", threshold=0.25)) == 3
+        torch.manual_seed(seed)
+        assert decided(divergences, rule="random", threshold=0.25) == masks[-1]
+    assert len(set(masks)) == 5
+
+
+def test_stages_may_have_policies_of_their_own() -> None:
+    choices = ["none", {"kind": "ela", "rule": "percentile", "skip_threshold": 0.5}, {"kind": "ela", "rule": "none"}]
+    kwargs = {"layers": [2, 6, 6], "channels": [8, 8, 8]}
+    torch.manual_seed(0)
+    model = build(Architecture(backbone="cifar_resnet20", kwargs=kwargs, choices={"layer_attention": choices}), 4)
+    epoch(model, 2, 20)
+    controller = controller_of(model)
+    assert controller.blocks == tuple(f"layer{stage}.{block}" for stage in (2, 3) for block in range(2, 6))
+    assert sum(controller.skipped) == sum(controller.skipped[:4]) > 0
+    assert controller.retrievals == 12
 
 
 def test_nothing_is_decided_in_warm_up_or_after_the_last_epoch() -> None:
@@ -162,11 +198,10 @@ def test_nothing_is_decided_in_warm_up_or_after_the_last_epoch() -> None:
     assert any(controller_of(model).skipped)
 
 
-@pytest.mark.parametrize("monotone", [False, True])
-def test_probe_epochs_measure_skipped_layers_again_and_can_bring_them_back(monotone: bool) -> None:
-    model = network(threshold=0.5)
-    gates = controller_of(model).gates
-    model.skip_controller = controller = SkipController(gates, probe_every=2, monotone=monotone)
+@pytest.mark.parametrize("probe_every", [0, 2])
+def test_probe_epochs_measure_skipped_layers_again_and_can_bring_them_back(probe_every: int) -> None:
+    model = network(threshold=0.5, probe_every=probe_every)
+    controller, for_good = controller_of(model), not probe_every
     craft(model, alike=(1, 2, 3))
     epoch(model, 2, 20)
     assert controller.skipped[:2] == (True, True)
@@ -174,12 +209,21 @@ def test_probe_epochs_measure_skipped_layers_again_and_can_bring_them_back(monot
     epoch(model, 3, 20)
     assert controller.skipped[:2] == (True, True)  # not measured, so not decided anew
     epoch(model, 4, 20)  # the next one is a probe
-    assert [gate.open for gate in gates[:2]] == [not monotone] * 2
+    assert [gate.open for gate in controller.gates[:2]] == [not for_good] * 2
+    with torch.no_grad():  # as where the statistics of batch norms are taken anew
+        assert not any(gate.open for gate in controller.gates[:2])
     model.eval()
-    assert not any(gate.open for gate in gates[:2])  # evaluation keeps the decisions
+    assert not any(gate.open for gate in controller.gates[:2])  # evaluation keeps the decisions
     model.train()
     epoch(model, 5, 20)
-    assert controller.skipped[:2] == (monotone, monotone)
+    assert controller.skipped[:2] == (for_good, for_good)
+
+
+def test_nothing_is_measured_where_nothing_is_learnt() -> None:
+    model = network().train()
+    with torch.no_grad():
+        model(torch.randn(8, 3, 16, 16))
+    assert controller_of(model).divergences == (None,) * 4
 
 
 def test_a_skipped_layer_costs_nothing_and_nothing_of_it_changes() -> None:
@@ -187,6 +231,7 @@ def test_a_skipped_layer_costs_nothing_and_nothing_of_it_changes() -> None:
     full, layers, theirs = products(model, images), gated(model), 0
     for layer in layers:
         theirs += products(layer.update.attention.retrieval, torch.randn(2, 32, 8, 8))
+        theirs += (layer.position + 1) * 2 * 32 * 8 * 8  # the sum over the layers so far
         layer.gate.skip(True)
     assert full - products(model, images) == theirs > 0
     statistics = [value.clone() for layer in layers for value in layer.update.buffers()]

@@ -54,6 +54,8 @@ class _OnMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.macs += result.numel() * math.prod(args[1].shape[1:])
         elif func.overloadpacket in (torch.ops.aten.mul, torch.ops.aten.addcmul) and result.ndim == 4:
             self.macs += result.numel()
+        elif func.overloadpacket is torch.ops.aten.bmm:
+            self.macs += result.numel() * args[0].shape[-1]
         return result
 
 

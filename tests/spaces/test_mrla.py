@@ -93,7 +93,7 @@ def test_class_tokens_get_their_norm_only(kind: str) -> None:
     moved = tokens.clone()
     moved[:, 0] += 1
     if kind == "mrla_base":
-        layer.history.clear()
+        layer.history.arrive(0)
     torch.testing.assert_close(layer.update(moved, *previous)[:, 1:], out[:, 1:])
 
 
@@ -114,15 +114,15 @@ def test_tokens_lie_in_rows_as_the_image_does() -> None:
     ("family", "seen"),
     [("resnet", [1, 2, 3, 1, 2, 1, 2]), ("vit", [1, 2, 3, 4, 1, 2]), ("swin", [1, 2, 1, 2])],
 )
-def test_history_starts_anew_in_each_stage_and_every_fourth_block_of_tokens(family: str, seen: list[int]) -> None:
+def test_what_is_seen_starts_anew_in_each_stage_and_every_fourth_block_of_tokens(family: str, seen: list[int]) -> None:
     model = network(family, layer_attention="mrla_base").eval()
     layers = [layer for layer in model.modules() if isinstance(layer, BaseLayer)]
     lengths: list[int] = []
     for layer in layers:
-        layer.update.register_forward_hook(lambda m, a, out, h=layer.history: lengths.append(len(h.values)))
+        layer.update.register_forward_hook(lambda m, a, out, h=layer.history: lengths.append(len(h.keys)))
     model(images_for(family))
     assert lengths == seen
-    assert not any(layer.history.values or layer.history.keys for layer in layers)
+    assert not any(layer.history.keys for layer in layers)
 
 
 @pytest.mark.parametrize("kind", ["mrla_base", "mrla_light"])

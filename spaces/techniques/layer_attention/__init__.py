@@ -15,13 +15,13 @@ from torch import nn
 
 from spaces.anatomy import Anatomy
 from spaces.resizing.sizing import divisors
-from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Technique, kind_of
-from spaces.techniques.layer_attention.ela import Gate, SkipController
+from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Scalar, Technique, kind_of, values_of
+from spaces.techniques.layer_attention.ela import Gate, Policy, SkipController
+from spaces.techniques.layer_attention.history import History
 from spaces.techniques.layer_attention.mrla import (
     BaseAttention,
     BaseLayer,
     Following,
-    History,
     LightAttention,
     LightLayer,
     OnMaps,
@@ -29,8 +29,9 @@ from spaces.techniques.layer_attention.mrla import (
     Tap,
 )
 from spaces.techniques.layer_attention.places import Place, first_branch, places, runs, widths
+from spaces.techniques.layer_attention.rules import RULES
 
-HEAD_DIMS = {"mrla_base": 16, "mrla_light": 32}  # the reference's ResNets; its DeiTs have 16 in both forms
+HEAD_DIMS = {"mrla_base": 16, "mrla_light": 32}  # of the reference's ResNets; its DeiTs have 16 in both forms
 FIRST_GATE = 2  # of a run: attention over one layer, which is what the second shares with the first, cannot differ
 
 
@@ -44,12 +45,35 @@ class LayerAttention(Technique):
         "ela": "mrla_base, of which layers found redundant are skipped (ELA-style, reconstructed from the abstract)",
     }
     knobs: ClassVar[Mapping[str, Knob]] = {
+        "head_dim": Knob(
+            kinds=("mrla_base", "mrla_light", "ela"),
+            default=0,
+            low=0,
+            high=4096,
+            whole=True,
+            meaning="channels of a head, or the nearest divisor of the width; 0 as published: 16, 32 of light on maps",
+        ),
         "skip_threshold": Knob(
             kinds=("ela",),
             default=0.3,
             above=0.0,
             below=1.0,
-            meaning="a layer is skipped where the quantile of its divergence from the one before is below",
+            meaning="beta_quantile: a layer is skipped where the quantile of its divergence from the one before is "
+            "below; percentile, random: the share that is skipped; kl_threshold: in nats",
+        ),
+        "rule": Knob(
+            kinds=("ela",), default="beta_quantile", allowed=tuple(RULES), meaning="by which layers are skipped"
+        ),
+        "warm_up": Knob(
+            kinds=("ela",), default=0.1, low=0.0, below=1.0, meaning="share of the epochs in which none is skipped"
+        ),
+        "probe_every": Knob(
+            kinds=("ela",),
+            default=10,
+            low=0,
+            high=10_000,
+            whole=True,
+            meaning="epochs after which skipped layers train for one, to be measured anew; 0: once skipped, for good",
         ),
     }
     paper: ClassVar[str] = "2302.03985 (MRLA), 2503.06473 (ELA)"
@@ -64,23 +88,34 @@ class LayerAttention(Technique):
         found = {stage: places(anatomy, stage) for stage, choice in enumerate(choices) if choice != "none"}
         sizes = widths(model, anatomy, [place for members in found.values() for place in members])
         reference = next(model.parameters())
-        stages = nn.ModuleList()
+        stages, gates = nn.ModuleList(), dict[str, Gate]()
         for stage, members in found.items():
             choice, layers = choices[stage], nn.ModuleList()
+            size = self.value(choice, "head_dim")
             if kind_of(choice) == "mrla_light":
-                pairs = [(place, _light(model, place, sizes[place.block])) for place in members]
+                pairs = [(place, _light(model, place, sizes[place.block], size)) for place in members]
             else:
-                threshold = self.value(choice, "skip_threshold") if kind_of(choice) == "ela" else None
-                pairs = [pair for run in runs(members) for pair in _base(model, run, sizes, threshold)]
+                policy = self._policy(choice) if kind_of(choice) == "ela" else None
+                pairs = [pair for run in runs(members) for pair in _base(model, run, sizes, size, policy)]
             for place, layer in pairs:
                 layer.to(reference.device, reference.dtype)
                 model.get_submodule(place.block).register_forward_hook(Following(layer))
                 layers.append(layer)
+                if isinstance(layer, BaseLayer) and isinstance(layer.gate, Gate):
+                    gates[place.block] = layer.gate
             stages.append(layers)
         model.layer_attention = stages
-        gates = [module for module in stages.modules() if isinstance(module, Gate)]
         if gates:
-            model.skip_controller = SkipController(gates).to(reference.device)
+            retrievals = sum(len(found[stage]) for stage in found)
+            model.skip_controller = SkipController(gates, retrievals).to(reference.device)
+
+    def _policy(self, choice: Choice) -> Policy:
+        return Policy(
+            rule=self.value(choice, "rule"),
+            threshold=self.value(choice, "skip_threshold"),
+            warm_up=self.value(choice, "warm_up"),
+            probe_every=self.value(choice, "probe_every"),
+        )
 
 
 def _effect(choice: Choice, anatomy: Anatomy, stage: int) -> Choice:
@@ -89,9 +124,19 @@ def _effect(choice: Choice, anatomy: Anatomy, stage: int) -> Choice:
     found = places(anatomy, stage)
     if not found:
         return "none"
-    if kind_of(choice) == "ela" and all(len(run) <= FIRST_GATE for run in runs(found)):
-        return "mrla_base"
-    return choice
+    kind, values = kind_of(choice), values_of(choice)
+    if kind == "ela" and all(len(run) <= FIRST_GATE for run in runs(found)):
+        kind, values = "mrla_base", {name: value for name, value in values.items() if name == "head_dim"}
+    if values.get("rule") == "none":  # which is asked nothing
+        values = {name: value for name, value in values.items() if name in ("head_dim", "rule")}
+    if values.get("head_dim") == _published(kind, found[0]):
+        del values["head_dim"]
+    return {"kind": kind, **values} if values else kind
+
+
+def _published(kind: Scalar, place: Place) -> int:
+    """The reference's channels of a head: 16, and 32 of the light form of its ResNets."""
+    return HEAD_DIMS["mrla_light" if kind == "mrla_light" and place.axis == 1 else "mrla_base"]
 
 
 def _reason(anatomy: Anatomy) -> str:
@@ -115,14 +160,14 @@ def _drop_path(model: nn.Module, place: Place) -> float:
 
 
 def _base(
-    model: nn.Module, run: tuple[Place, ...], sizes: Mapping[str, int], threshold: float | None
+    model: nn.Module, run: tuple[Place, ...], sizes: Mapping[str, int], wanted: int, policy: Policy | None
 ) -> Iterator[tuple[Place, nn.Module]]:
-    history = History()
-    for position, place in enumerate(run):
+    gates = [Gate(policy) if policy and position >= FIRST_GATE else None for position in range(len(run))]
+    history = History(gates)
+    for position, (place, gate) in enumerate(zip(run, gates, strict=True)):
         width, maps = sizes[place.block], place.axis == 1
-        size = head_dim(width, HEAD_DIMS["mrla_base"])
-        attention = BaseAttention(width, size, history, first=position == 0, kaiming=maps)
-        gate = Gate(threshold) if threshold is not None and position >= FIRST_GATE else None
+        size = head_dim(width, wanted or _published("mrla_base", place))
+        attention = BaseAttention(width, size, history, position, kaiming=maps)
         update = (
             OnMaps(attention, width, relu=True, drop_path=_drop_path(model, place))
             if maps
@@ -139,15 +184,16 @@ def _shortcut(model: nn.Module, place: Place) -> tuple[nn.Module, bool]:
         return model.get_submodule(place.block), False
 
 
-def _light(model: nn.Module, place: Place, width: int) -> nn.Module:
+def _light(model: nn.Module, place: Place, width: int, wanted: int) -> nn.Module:
     maps, tap = place.axis == 1, Tap()
     shortcut, given = _shortcut(model, place)
     if given:
         shortcut.register_forward_hook(tap)
     else:
         shortcut.register_forward_pre_hook(tap)
+    size = head_dim(width, wanted or _published("mrla_light", place))
     if maps:
-        attention = LightAttention(width, head_dim(width, HEAD_DIMS["mrla_light"]), nn.Identity(), kaiming=True)
+        attention = LightAttention(width, size, nn.Identity(), kaiming=True)
         return LightLayer(OnMaps(attention, width, relu=False, drop_path=_drop_path(model, place)), tap)
-    attention = LightAttention(width, head_dim(width, HEAD_DIMS["mrla_base"]), nn.GELU(), kaiming=False)
+    attention = LightAttention(width, size, nn.GELU(), kaiming=False)
     return LightLayer(OnTokens(attention, width, prefix=place.prefix, carries=True), tap)

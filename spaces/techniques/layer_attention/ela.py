@@ -2,22 +2,21 @@
 
 Known is what the abstract says: adjacent layers learn near-identical attention over layers, the redundancy is a
 KL divergence, a "beta quantile mapping" decides which retrievals to skip. How is a reconstruction, not the
-paper's equations. Knows `spaces.techniques.layer_attention.mrla`; nothing of models, stages or choices.
+paper's equations. Knows `rules`, tensors and processes that train together; nothing of models, stages or choices.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from spaces.techniques.layer_attention.mrla import History
+from spaces.techniques.layer_attention.rules import RULES
 
-KAPPA = 0.05  # divergences from here on are never redundant: logits correlated by 90% give 0.05 to 0.08
 KEPT = 0.9  # of the moving average, per batch
-_EDGE = 1e-4  # divergences are mapped into this far from 0 and 1
-_FLAT = 1e-12  # a variance below this says that all are equal
 
 
 def redundancy(logits: Tensor, before: Tensor) -> Tensor:
@@ -32,42 +31,32 @@ def redundancy(logits: Tensor, before: Tensor) -> Tensor:
     return (theirs.exp() * (theirs - ours)).sum(-1).mean()
 
 
-def beta_cdf(x: float, alpha: float, beta: float) -> float:
-    """The regularised incomplete beta function I_x(alpha, beta) for 0 < x < 1, by its continued fraction.
+@final
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How it is decided whether a layer is skipped.
 
-    Numerical Recipes, section 6.4 (Lentz's method); it converges fast below the mean, so the other side is
-    taken by symmetry.
+    Attributes:
+        rule: one of `RULES`.
+        threshold: of the rule, between 0 and 1.
+        warm_up: share of the epochs before the first decision.
+        probe_every: epochs from one in which skipped layers train, to be measured anew, to the next; 0 for never: a
+            layer that is skipped stays so.
     """
-    if x > (alpha + 1) / (alpha + beta + 2):
-        return 1 - beta_cdf(1 - x, beta, alpha)
-    tiny = 1e-300  # in place of a zero denominator
-    factor = ratio = 1 / max(1 - (alpha + beta) * x / (alpha + 1), tiny)
-    above = 1.0
-    for m in range(1, 1000):
-        even = m * (beta - m) * x / ((alpha + 2 * m - 1) * (alpha + 2 * m))
-        odd = -(alpha + m) * (alpha + beta + m) * x / ((alpha + 2 * m) * (alpha + 2 * m + 1))
-        for step in (even, odd):
-            ratio = 1 / (1 + step * ratio or tiny)
-            above = 1 + step / above or tiny
-            factor *= ratio * above
-        if abs(ratio * above - 1) < 1e-12:
-            break
-    log_beta = math.lgamma(alpha) + math.lgamma(beta) - math.lgamma(alpha + beta)
-    return math.exp(alpha * math.log(x) + beta * math.log1p(-x) - log_beta) * factor / alpha
 
+    rule: str
+    threshold: float
+    warm_up: float
+    probe_every: int
 
-def quantiles(divergences: Sequence[float]) -> list[float]:
-    """Where each divergence lies, from 0 to 1, in the Beta distribution that has their mean and variance.
+    def first(self, epochs: int) -> int:
+        """The epoch at whose end is decided for the first time."""
+        return max(1, math.ceil(self.warm_up * epochs))
 
-    A divergence becomes x = 1 - exp(-KL) first. Where no Beta fits (all equal, or spread wider than any), the
-    uniform one stands in for it.
-    """
-    xs = [min(max(1 - math.exp(-divergence), _EDGE), 1 - _EDGE) for divergence in divergences]
-    mean = sum(xs) / len(xs)
-    variance = sum((x - mean) ** 2 for x in xs) / len(xs)
-    count = mean * (1 - mean) / variance - 1 if variance > _FLAT else 0.0
-    alpha, beta = (mean * count, (1 - mean) * count) if count > 0 else (1.0, 1.0)
-    return [beta_cdf(x, alpha, beta) for x in xs]
+    def probes(self, epoch: int, epochs: int) -> bool:
+        """Whether the epoch after this one is a probe; not the last, which trains what is evaluated."""
+        since = epoch - self.first(epochs)
+        return self.probe_every > 0 and since > 0 and since % self.probe_every == 0 and epoch < epochs - 1
 
 
 @final
@@ -77,51 +66,59 @@ class Gate(nn.Module):
     The buffers are the truth, and travel with a checkpoint. `forward` of the layer asks `open`, which is plain
     Python so that a compiled or exported network has no trace of a closed layer; it is read from the buffers
     when a state is loaded and when the mode changes between training and evaluation.
-
-    Args:
-        threshold: the layer is skipped where its quantile is below.
     """
 
-    def __init__(self, threshold: float):
+    def __init__(self, policy: Policy):
         super().__init__()
-        self.threshold: Tensor
+        self.policy = policy
         self.skipped: Tensor
+        self.probing: Tensor
         self.total: Tensor
         self.weight: Tensor
-        self.register_buffer("threshold", torch.tensor(threshold))
         self.register_buffer("skipped", torch.tensor(False))
+        self.register_buffer("probing", torch.tensor(False))
         self.register_buffer("total", torch.zeros(()))
         self.register_buffer("weight", torch.zeros(()))
-        self.probing = False
-        self._closed = False
+        self._closed = self._probing = False
+
+    def extra_repr(self) -> str:
+        return repr(self.policy)
 
     @property
     def open(self) -> bool:
-        return not self._closed or (self.probing and self.training)
+        return not self._closed or (self._probing and self._learning)
 
     @property
     def divergence(self) -> float | None:
-        """The redundancy as last measured; None before that."""
+        """The redundancy as last measured, in nats; None before that."""
         return float(self.total / self.weight) if self.weight else None
 
-    def observe(self, history: History) -> None:
-        """Take in the last layer of the history, which is this one; training only."""
-        if self.training:
+    @property
+    def _learning(self) -> bool:
+        """Not so where the statistics of batch norms are taken anew, which runs in training mode too."""
+        return self.training and torch.is_grad_enabled()
+
+    def observe(self, logits: Sequence[Tensor]) -> None:
+        """Take in the last of these, [B, g, t] each, which is this layer's; while it learns only."""
+        if self._learning:
             with torch.no_grad():
-                self.total.lerp_(redundancy(history.logits[-1], history.logits[-2]), 1 - KEPT)
+                self.total.lerp_(redundancy(logits[-1], logits[-2]), 1 - KEPT)
                 self.weight.lerp_(torch.ones_like(self.weight), 1 - KEPT)
 
-    def forget(self) -> None:
-        self.total.zero_()
-        self.weight.zero_()
+    def decide(self, skipped: bool, probing: bool) -> None:
+        if probing and skipped:
+            self.total.zero_()
+            self.weight.zero_()
+        self.skipped.fill_(skipped)
+        self.probing.fill_(probing)
+        self.refresh()
 
     def skip(self, skipped: bool) -> None:
-        self.skipped.fill_(skipped)
-        self.refresh()
+        self.decide(skipped, probing=False)
 
     def refresh(self) -> None:
         if not self.skipped.is_meta:
-            self._closed = bool(self.skipped)
+            self._closed, self._probing = bool(self.skipped), bool(self.probing)
 
     def train(self, mode: bool = True) -> "Gate":
         super().train(mode)
@@ -139,40 +136,33 @@ class SkipController(nn.Module):
 
     What others may rely on:
 
-    - It is a module of the network, at `skip_controller`, and its layers' gates are in `gates`, from input to
-      output over all stages. The third and later layers of a run have one: with two, attention over the one
-      layer that both see is always the same.
-    - `end_epoch(epoch, epochs)` is called after each epoch, from 1. Nothing else changes the decisions.
+    - It is a module of the network, at `skip_controller`. The third and later layers of a run have a gate: with two,
+      attention over the one layer that both see is always the same.
+    - `end_epoch(epoch, epochs)` is called after each epoch, from 1, in every process that trains the network.
+      Nothing else changes the decisions.
     - Nothing is skipped during warm-up, and nothing changes after the last epoch, so what is evaluated then is
-      what was trained.
-    - A layer is skipped where the quantile of its divergence among all gates is below its threshold and the
-      divergence is below `kappa`. Refitting the distribution makes a threshold alone a share of layers to skip,
-      whatever their redundancy; `kappa` is what keeps layers that differ.
+      what was trained. A rule sees the divergences of all gates, whatever their stage.
     - A skipped layer computes nothing but its block, in training and evaluation alike; later layers do not see
-      it, and compare themselves with the last layer kept. Its parameters get no gradient.
-    - It measures nothing while skipped. So every `probe_every` epochs all layers train for one epoch, to be
-      measured anew; evaluation keeps the decisions meanwhile. With `monotone` a skipped layer stays skipped.
+      it, and compare themselves with the last layer kept. Its parameters get no gradient, so
+      `DistributedDataParallel` needs `find_unused_parameters=True`.
+    - It measures nothing while skipped, but in the probe epochs of its policy, in which evaluation keeps the decision.
+    - Processes of a `torch.distributed` group average what they measured, and all take the mask of the first.
 
     Args:
-        kappa: in nats.
-        warm_up: share of the epochs.
-        probe_every: 0 for never.
+        gates: by path of the block after which the layer stands, from input to output.
+        retrievals: how many layers attend, with and without a gate.
     """
 
-    def __init__(
-        self,
-        gates: Sequence[Gate],
-        *,
-        kappa: float = KAPPA,
-        warm_up: float = 0.1,
-        probe_every: int = 10,
-        monotone: bool = False,
-    ):
+    def __init__(self, gates: Mapping[str, Gate], retrievals: int):
         super().__init__()
-        self.gates = tuple(gates)  # a tuple: they are modules of their layers
-        self.kappa, self.warm_up, self.probe_every, self.monotone = kappa, warm_up, probe_every, monotone
-        self.probing: Tensor
-        self.register_buffer("probing", torch.tensor(False))
+        self.blocks = tuple(gates)
+        self.gates = tuple(gates.values())  # a tuple: they are modules of their layers
+        self.retrievals = retrievals
+        self.seed: Tensor
+        self.register_buffer("seed", torch.randint(2**31, ()))  # of random masks
+
+    def extra_repr(self) -> str:
+        return "\n".join(f"{block}: {gate.policy}" for block, gate in zip(self.blocks, self.gates, strict=True))
 
     @property
     def skipped(self) -> tuple[bool, ...]:
@@ -180,37 +170,47 @@ class SkipController(nn.Module):
 
     @property
     def divergences(self) -> tuple[float | None, ...]:
+        """In nats, as last measured; None before that."""
         return tuple(gate.divergence for gate in self.gates)
+
+    @property
+    def skipped_share(self) -> float:
+        """Of all retrievals, those of layers without a gate included."""
+        return sum(self.skipped) / self.retrievals
 
     def end_epoch(self, epoch: int, epochs: int) -> None:
         """Decide, after warm-up and before the last epoch; then say whether the next epoch is a probe."""
-        first = max(1, math.ceil(self.warm_up * epochs))
-        if first <= epoch < epochs:
-            self._decide()
-        due = self.probe_every and not self.monotone and (epoch - first) % self.probe_every == 0
-        self._probe(bool(due) and first < epoch < epochs - 1)
-
-    def _decide(self) -> None:
-        measured = [(gate, divergence) for gate in self.gates if (divergence := gate.divergence) is not None]
-        if not measured:
-            return
-        levels = quantiles([divergence for _, divergence in measured])
-        for (gate, divergence), level in zip(measured, levels, strict=True):
-            redundant = level < float(gate.threshold) and divergence < self.kappa
-            gate.skip(redundant or (self.monotone and bool(gate.skipped)))
-
-    def _probe(self, probing: bool) -> None:
-        self.probing.fill_(probing)
+        _average([value for gate in self.gates for value in (gate.total, gate.weight)])
+        measured = {gate: divergence for gate in self.gates if (divergence := gate.divergence) is not None}
+        masks: dict[Policy, dict[Gate, bool]] = {}
+        for policy in dict.fromkeys(gate.policy for gate in measured):
+            mask = RULES[policy.rule](list(measured.values()), policy.threshold, Random(int(self.seed)))
+            masks[policy] = dict(zip(measured, mask, strict=True))
+        decided = []
         for gate in self.gates:
-            if probing and gate.skipped:
-                gate.forget()
-        self._refresh()
+            policy, skipped = gate.policy, bool(gate.skipped)
+            if policy.first(epochs) <= epoch < epochs and gate in measured:
+                skipped = masks[policy][gate] or (skipped and not policy.probe_every)
+            decided.append(skipped)
+        for gate, skipped in zip(self.gates, self._agreed(decided), strict=True):
+            gate.decide(skipped, gate.policy.probes(epoch, epochs))
 
-    def _refresh(self) -> None:
-        if not self.probing.is_meta:
-            for gate in self.gates:
-                gate.probing = bool(self.probing)
+    def _agreed(self, mask: list[bool]) -> list[bool]:
+        if _together():
+            tensor = torch.tensor(mask, dtype=torch.uint8, device=self.seed.device)
+            distributed.broadcast(tensor, src=0)
+            return [bool(one) for one in tensor.tolist()]
+        return mask
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._refresh()
+
+def _together() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _average(values: Sequence[Tensor]) -> None:
+    """Over the processes that train together, in place."""
+    if _together():
+        packed = torch.stack([*values])
+        distributed.all_reduce(packed)
+        for value, mean in zip(values, packed / distributed.get_world_size(), strict=True):
+            value.copy_(mean)

@@ -14,40 +14,13 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from spaces.techniques.layer_attention.history import History, Openable, per_channel, products, recomputing
+
 
 def kernel_of(channels: int) -> int:
     """Taps of the convolutions that make Q and K: |(log2 C + 1) / 2|, made odd; 5, 5, 5, 7 for C = 256 .. 2048."""
     taps = int(abs((math.log2(channels) + 1) / 2))
     return taps if taps % 2 else taps + 1
-
-
-@final
-class History:
-    """What the layers of a stage left for later ones in this forward pass; empty between passes.
-
-    Attributes:
-        keys: [B, g, d] of each layer.
-        values: [B, C, H, W] of each layer.
-        logits: [B, g, t] of the t-th layer against itself and those before it.
-    """
-
-    def __init__(self) -> None:
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.logits: list[Tensor] = []
-        self._position = -1
-
-    def arrive(self, position: int) -> None:
-        """The layer at `position` runs; at one not after the last position a new pass has begun."""
-        if position <= self._position:
-            self.clear()
-        self._position = position
-
-    def clear(self) -> None:
-        self._position = -1
-        self.keys.clear()
-        self.values.clear()
-        self.logits.clear()
 
 
 @final
@@ -64,13 +37,10 @@ class Tap:
         return self._held.pop()
 
 
-class Gate(Protocol):
+class Gate(Openable, Protocol):
     """Decides whether a layer retrieves at all, and watches it when it does (see `ela`)."""
 
-    @property
-    def open(self) -> bool: ...
-
-    def observe(self, history: History) -> None: ...
+    def observe(self, logits: Sequence[Tensor]) -> None: ...
 
 
 @final
@@ -98,52 +68,23 @@ class Retrieval(nn.Module):
         return query, key, self.value(maps)
 
 
-def _products(query: Tensor, key: Tensor) -> Tensor:
-    """Q . K / sqrt(d) over the last axis, in at least single precision."""
-    exact = torch.promote_types(query.dtype, torch.float32)
-    return (query.to(exact) * key.to(exact)).sum(-1) / math.sqrt(query.shape[-1])
-
-
-def _per_channel(weights: Tensor, head_dim: int) -> Tensor:
-    """[B, g, T] -> [B, C, T, 1, 1]."""
-    return weights.repeat_interleave(head_dim, 1)[..., None, None]
-
-
-def _weighted_sum(weights: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
-    """Sum of weight times map, by multiply-accumulates alone, so that they are counted as such."""
-    total = maps[0].new_zeros(())
-    for weight, one in zip(weights, maps, strict=True):
-        total = torch.addcmul(total, weight, one)
-    return total
-
-
 @final
 class BaseAttention(nn.Module):
     """O_t = concat_h softmax_{s <= t}(Q_h . K_{s,h} / sqrt(d)) V_{s,h} (equation 6); [B, C, H, W] -> the same.
 
-    Leaves its key, value and logits in `history`. The sum runs over the values where they lie: no copy of them
-    is made, so memory grows with the number of layers and not with its square.
-
     Args:
-        first: of its run. Over one layer the softmax is 1 whatever the query: it stands there as published, and
-            is not trained.
+        position: in its run. The first attends to itself alone, where the softmax is 1 whatever the query: it stands
+            there as published, and is not trained.
     """
 
-    def __init__(self, channels: int, head_dim: int, history: History, *, first: bool, kaiming: bool):
+    def __init__(self, channels: int, head_dim: int, history: History, position: int, *, kaiming: bool):
         super().__init__()
         self.retrieval = Retrieval(channels, head_dim, kaiming=kaiming)
-        self.retrieval.query.requires_grad_(not first)
-        self.history = history
+        self.retrieval.query.requires_grad_(position > 0)
+        self.history, self.position = history, position
 
     def forward(self, maps: Tensor) -> Tensor:
-        past = self.history
-        query, key, value = self.retrieval(maps)
-        past.keys.append(key)
-        past.values.append(value)
-        logits = _products(query.unsqueeze(2), torch.stack(past.keys, 2))
-        past.logits.append(logits)
-        weights = _per_channel(logits.softmax(-1).to(value.dtype), query.shape[-1]).unbind(2)
-        return _weighted_sum(weights, past.values)
+        return self.history.attend(self.position, *self.retrieval(maps))
 
 
 @final
@@ -163,9 +104,10 @@ class LightAttention(nn.Module):
     def forward(self, maps: Tensor, previous: Tensor) -> Tensor:
         """[B, C, H, W] and O_{t-1} of the same shape -> O_t."""
         query, key, value = self.retrieval(maps)
-        weights = torch.sigmoid(_products(query, key)).to(value.dtype)
-        weight = _per_channel(weights.unsqueeze(2), query.shape[-1])[:, :, 0]
-        return _weighted_sum((self.carry.view(-1, 1, 1), weight), (previous, self.activation(value)))
+        weights = torch.sigmoid(products(query, key)).to(value.dtype)
+        weight = per_channel(weights.unsqueeze(2), query.shape[-1])[:, :, 0]
+        carried = torch.addcmul(value.new_zeros(()), self.carry.view(-1, 1, 1), previous)
+        return torch.addcmul(carried, weight, self.activation(value))
 
 
 @final
@@ -236,10 +178,10 @@ class BaseLayer(nn.Module):
         self.history.arrive(self.position)
         if self.gate is None or self.gate.open:
             x = self.update(x)
-            if self.gate is not None:
-                self.gate.observe(self.history)
+            if self.gate is not None and not recomputing():
+                self.gate.observe(self.history.logits)
         if self.last:
-            self.history.clear()
+            self.history.leave()
         return x
 
 
