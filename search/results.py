@@ -22,6 +22,7 @@ from search.data.dataset import Dataset, file_faults
 from search.examples import EXAMPLES, examples_of, read_examples, write_examples
 from search.model import WEIGHTS, Model, read_classes, read_json, read_preprocessing, read_weights, write_model
 from search.record import Front, State, TrialRecord
+from search.skipping import skipped_blocks
 from search.study import studies
 from search.study.study import Study
 from search.training import finished
@@ -230,7 +231,8 @@ def write(study: Study, record: TrialRecord, folder: Path, *, patience_s: float 
         preprocessing=inputs.preprocessing,
         examples=inputs.examples,
     )
-    write_model(folder, model, kept.told)
+    skipped = ", ".join(skipped_blocks(module))
+    write_model(folder, model, {**kept.told, "skipped layers": skipped} if skipped else kept.told)
 
 
 @dataclass(frozen=True, kw_only=True)

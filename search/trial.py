@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from search import skipping
 from search.costing import Costing
 from search.costs import latency_ms
 from search.data import Batches, Dataset, load_data
@@ -160,10 +161,12 @@ class TimmEvaluator:
         while trainer.epoch < fidelity:
             metrics = trainer.train_epoch()
             if trainer.epoch < fidelity:
+                metrics |= skipping.metrics_of(trainer.model)
                 if time.monotonic() - saved > _SAVE_EVERY_S:
                     trainer.save_state(checkpoint)
                     saved = time.monotonic()
                 yield Measurement(fidelity=trainer.epoch, metrics=metrics, time=time.time())
+        metrics |= skipping.metrics_of(trainer.model)
         values = self._judge(trainer, metrics)
         trainer.save(checkpoint)
         images, _ = self._sample(trainer.device)

@@ -79,7 +79,7 @@ def _figure(
         Patch(facecolor="none", edgecolor="black", hatch=HATCH, label=f"skipped, at last {share:.0%} of all retrievals")
     ]
     if np.isnan(kl).any():
-        legend.append(Patch(facecolor=UNMEASURED, edgecolor="none", label="not measured yet"))
+        legend.append(Patch(facecolor=UNMEASURED, edgecolor="none", label="not measured"))
     figure.legend(handles=legend, loc="outside lower left", ncols=2, fontsize=8, frameon=False)
     if np.isfinite(kl).any():
         figure.colorbar(image, ax=axis, label="KL (nats)", aspect=8 * height, fraction=0.5 / width)

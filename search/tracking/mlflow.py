@@ -27,7 +27,9 @@ from search.tracking import mlflow_store as store  # before mlflow, which reads 
 # isort: split
 from mlflow.exceptions import MlflowException
 
+from search.report.skipping import skipping_figure
 from search.report.strengths import Strengths, strengths_figure
+from search.skipping import Skipping
 from search.tracking import tracker as told
 from search.tracking import views
 from search.tracking.confirmed import confirmed_rows, confirmed_tags
@@ -91,6 +93,8 @@ class MlflowTracker:
 
     def log(self, record: TrialRecord) -> None:
         self._courier.do(record.number, partial(self._write, record))
+        if not record.state.open and (skipping := Skipping.of(record.history)):
+            self._courier.do(("skipping", record.number), partial(self._write_skipping, record, skipping))
 
     def run_of(self, number: int) -> str | None:
         run = self._trials.get(number)
@@ -100,8 +104,8 @@ class MlflowTracker:
         known = {record.number: record for record in records}
         for number in self._trials.keys() - known.keys():
             self._courier.do(number, partial(self._forget, number))
-        for number, record in known.items():
-            self._courier.do(number, partial(self._write, record))
+        for record in known.values():
+            self.log(record)
 
     def front(self, story: Story) -> None:
         self._story = story
@@ -279,6 +283,17 @@ class MlflowTracker:
         figure = strengths_figure(strengths, title=label_of(record.architecture))
         self._client.log_dict(run.id, dict(strengths), "strengths.json")
         self._client.log_figure(run.id, figure, "strengths.png")
+
+    def _write_skipping(self, record: TrialRecord, skipping: Skipping) -> None:
+        """Picture and numbers of a training that is over, unless they are there."""
+        self._write(record)
+        run = self._trials[record.number]
+        if run.tags.get(told.DRAWN) == run.tags[told.SENT]:
+            return
+        figure = skipping_figure(skipping, title=label_of(record.architecture))
+        self._client.log_dict(run.id, skipping.to_dict(), "layer_attention.json")
+        self._client.log_figure(run.id, figure, "layer_attention.png")
+        self._runs.write(run, tags={told.DRAWN: run.tags[told.SENT]})
 
     def _close(self, status: told.Status) -> None:
         if status != "RUNNING":

@@ -20,6 +20,7 @@ from search.confirmation.record import Confirmation
 from search.record import Front, State, TrialRecord
 from search.report.story import Story
 from search.report.strengths import Strengths
+from search.skipping import Skipping
 from spaces import SpaceError
 
 Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
@@ -34,6 +35,7 @@ STATUS: Mapping[State, Status] = {
 }
 STORE = "mlflow.db"  # in a folder of searches
 SENT = "archsearch.sent"  # tag of a trial: fidelity@milliseconds of the last measurement that is there
+DRAWN = "archsearch.drawn"  # and of the last in the picture of what its layer attention skipped
 MODEL_NEEDS = ("archsearch", "torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
 SEARCH_NEEDS = (*MODEL_NEEDS, "ray", "optuna", "mlflow")
 
@@ -129,6 +131,8 @@ def tags_of(record: TrialRecord) -> dict[str, str]:
     }
     if record.network != architecture:
         tags["network"] = record.network.to_json()
+    if not record.state.open and (skipping := Skipping.of(record.history)):  # a tag cannot be taken back
+        tags["skipped_layers"] = ",".join(skipping.last)
     with contextlib.suppress(SpaceError):  # what cannot be built has no identity; `reason` says why
         tags["arch_id"] = architecture.id
     return {name: value for name, value in tags.items() if value}

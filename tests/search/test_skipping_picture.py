@@ -86,7 +86,7 @@ def test_a_row_is_a_layer_a_column_an_epoch_and_the_colour_the_divergence() -> N
 def test_just_what_is_skipped_is_hatched_and_the_key_says_so() -> None:
     figure = skipping_figure(COURSE, title="resnet ela")
     assert hatched(figure) == {(1, 2), (0, 4), (1, 4)}
-    assert key(figure) == ["skipped, at last 20% of all retrievals", "not measured yet"]
+    assert key(figure) == ["skipped, at last 20% of all retrievals", "not measured"]
     assert hatched(skipping_figure(course(3, 1), title="x")) == set()
     assert key(skipping_figure(course(3, 1), title="x")) == ["skipped, at last 0% of all retrievals"]
 
