@@ -51,7 +51,15 @@ CHOICES: dict[str, list[Any]] = {
         {"kind": "adaptive", "conditioned": True},
         {"kind": "adaptive", "penalty": 0.0},
     ],
-    "layer_attention": [*TECHNIQUES["layer_attention"].choices, {"kind": "ela", "skip_threshold": 0.5}],
+    "layer_attention": [
+        *TECHNIQUES["layer_attention"].choices,
+        {"kind": "ela", "skip_threshold": 0.5},
+        {"kind": "ela", "rule": "random", "warm_up": 0.5},
+        {"kind": "ela", "rule": "none", "probe_every": 0},
+        {"kind": "ela", "head_dim": 16},
+        {"kind": "mrla_base", "head_dim": 3},
+        {"kind": "mrla_light", "head_dim": 5},
+    ],
 }
 SMALL = [
     family

@@ -25,7 +25,7 @@ MORE: dict[str, list[Any]] = {
     "norm": [],
     "sharing": [{"kind": "cycle", "unique": 2, "scope": "mlp", "transform": True}, {"kind": "stage", "norms": True}],
     "scaling": [{"kind": "groupwise", "groups": 4}, {"kind": "adaptive", "conditioned": True}],
-    "layer_attention": [{"kind": "ela", "skip_threshold": 0.5}],
+    "layer_attention": [{"kind": "ela", "skip_threshold": 0.5, "rule": "percentile"}, {"kind": "ela", "head_dim": 4}],
 }
 COMPILED = {
     "width": 0.5,

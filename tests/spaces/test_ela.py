@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_model, save_model
 from scipy.special import betainc
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spaces import Architecture, build
@@ -296,3 +296,35 @@ def test_decisions_reach_a_compiled_network() -> None:
     model.eval()
     with torch.no_grad():
         torch.testing.assert_close(compiled(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+def _rank(rank: int, folder: str) -> None:
+    """Trains on images of its own, and writes down what it then skips."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = network(threshold=0.5)
+    craft(model, alike=(1, 2, 3))
+    alone = copy.deepcopy(model).train()
+    parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    generator = torch.Generator().manual_seed(rank)
+    for number in range(1, 4):
+        images = (rank + 1) * torch.randn(8, 3, 16, 16, generator=generator)
+        alone(images)
+        optimizer.zero_grad()
+        parallel(images).square().mean().backward()
+        optimizer.step()
+        controller_of(model).end_epoch(number, 20)
+    found = {"skipped": controller_of(model).skipped, "kl": controller_of(model).divergences}
+    found["learnt"] = dict(model.named_parameters())
+    torch.save(found | {"own": controller_of(alone).divergences}, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_processes_that_train_together_skip_the_same_layers(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    assert first["skipped"] == second["skipped"] == (True, True, False, False)
+    assert first["kl"] == second["kl"]
+    assert first["own"][2:] != second["own"][2:]  # what each measured by itself
+    torch.testing.assert_close(first["learnt"], second["learnt"])

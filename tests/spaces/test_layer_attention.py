@@ -179,6 +179,30 @@ def test_what_changes_nothing_is_dropped() -> None:
     assert canonical("cifar_resnet20", SMALL, {"kind": "ela", "skip_threshold": 0.3}) == ["ela", *["mrla_base"] * 2]
     assert canonical("resnet18", {"layers": [1, 2, 1, 1]}, "mrla_light") == ["none", "mrla_light", "none", "none"]
     assert canonical("cifar_resnet20", {}, "none") is None
+    several = {"kind": "ela", "rule": "none", "skip_threshold": 0.5, "warm_up": 0.5, "probe_every": 0}
+    assert canonical("cifar_resnet20", SMALL, several) == [{"kind": "ela", "rule": "none"}, "mrla_base", "mrla_base"]
+
+
+def test_heads_of_one_size_are_one_architecture() -> None:
+    wide = {**SMALL, "channels": [8, 24, 8]}  # 32, 96 and 32 channels come out of the stages
+
+    def of(kind: str, size: int) -> Any:
+        return canonical("cifar_resnet20", wide, {"kind": kind, "head_dim": size})
+
+    assert of("mrla_base", 16) == of("mrla_base", 0) == of("mrla_base", 17) == "mrla_base"
+    assert of("mrla_light", 32) == of("mrla_light", 31) == "mrla_light"
+    assert of("mrla_base", 33) == of("mrla_base", 32) == {"kind": "mrla_base", "head_dim": 32}
+    assert of("mrla_base", 24) == ["mrla_base", {"kind": "mrla_base", "head_dim": 24}, "mrla_base"]  # 16, 24, 16
+    assert of("ela", 5) == [
+        {"kind": "ela", "head_dim": 4},
+        {"kind": "mrla_base", "head_dim": 5},
+        {"kind": "mrla_base", "head_dim": 4},
+    ]
+
+
+def test_heads_are_as_many_as_chosen() -> None:
+    model = network("resnet", layer_attention={"kind": "mrla_base", "head_dim": 8}, width=0.5)
+    assert {attention.retrieval.shape for attention in attentions(model)} == {(2, 8)}
 
 
 @pytest.mark.parametrize(

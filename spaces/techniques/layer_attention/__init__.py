@@ -7,14 +7,15 @@ in by hooks: names and classes of the backbone stay. Its weights are drawn anew 
 are, and the last gain of a residual branch stays as the backbone starts it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from timm.layers import DropPath
 from torch import nn
 
 from spaces.anatomy import Anatomy
-from spaces.resizing.sizing import divisors
+from spaces.anatomy.dims import Dim
+from spaces.resizing.sizing import divisors, sizes, stages_of
 from spaces.techniques.base import Choice, Knob, NotApplicable, PerStage, Scalar, Technique, kind_of, values_of
 from spaces.techniques.layer_attention.ela import Gate, Policy, SkipController
 from spaces.techniques.layer_attention.history import History
@@ -30,6 +31,7 @@ from spaces.techniques.layer_attention.mrla import (
 )
 from spaces.techniques.layer_attention.places import Place, first_branch, places, runs, widths
 from spaces.techniques.layer_attention.rules import RULES
+from spaces.techniques.width import chosen_scales
 
 HEAD_DIMS = {"mrla_base": 16, "mrla_light": 32}  # of the reference's ResNets; its DeiTs have 16 in both forms
 FIRST_GATE = 2  # of a run: attention over one layer, which is what the second shares with the first, cannot differ
@@ -76,27 +78,47 @@ class LayerAttention(Technique):
             meaning="epochs after which skipped layers train for one, to be measured anew; 0: once skipped, for good",
         ),
     }
+    after: ClassVar[tuple[str, ...]] = ("width",)
     paper: ClassVar[str] = "2302.03985 (MRLA), 2503.06473 (ELA)"
 
     def canonical(self, choices: PerStage, anatomy: Anatomy, before: Mapping[str, PerStage]) -> PerStage:
-        found = tuple(_effect(choice, anatomy, stage) for stage, choice in enumerate(choices))
+        found = tuple(self._effect(choice, anatomy, stage, before) for stage, choice in enumerate(choices))
         if all(choice == "none" for choice in found) and any(choice != "none" for choice in choices):
             raise NotApplicable(_reason(anatomy))
         return found
 
+    def sees(self, anatomy: Anatomy, stage: int) -> Collection[int]:
+        leaves = {leaf for axis in _axes(anatomy, stage) for leaf in axis.leaves()} if anatomy.stages else ()
+        return {stages_of(anatomy)[leaf] for leaf in leaves if leaf in stages_of(anatomy)}
+
+    def _effect(self, choice: Choice, anatomy: Anatomy, stage: int, before: Mapping[str, PerStage]) -> Choice:
+        if choice == "none" or not anatomy.stages or not places(anatomy, stage):
+            return "none"
+        kind, values = kind_of(choice), values_of(choice)
+        if kind == "ela" and all(len(run) <= FIRST_GATE for run in runs(places(anatomy, stage))):
+            kind, values = "mrla_base", {name: value for name, value in values.items() if name == "head_dim"}
+        if values.get("rule") == "none":  # which is asked nothing
+            values = {name: value for name, value in values.items() if name in ("head_dim", "rule")}
+        if "head_dim" in values:
+            size_of = sizes(anatomy, chosen_scales(anatomy, before))
+            lengths = [axis.evaluate(size_of) for axis in _axes(anatomy, stage)]
+            published = _published(kind, places(anatomy, stage)[0])
+            values["head_dim"] = _smallest(lengths, self.value(choice, "head_dim"), published)
+        return self.check({"kind": kind, **values})
+
     def rewrite(self, model: nn.Module, choices: PerStage, anatomy: Anatomy, *, trained: bool) -> None:
         found = {stage: places(anatomy, stage) for stage, choice in enumerate(choices) if choice != "none"}
-        sizes = widths(model, anatomy, [place for members in found.values() for place in members])
+        lengths = widths(model, anatomy, [place for members in found.values() for place in members])
         reference = next(model.parameters())
         stages, gates = nn.ModuleList(), dict[str, Gate]()
         for stage, members in found.items():
             choice, layers = choices[stage], nn.ModuleList()
             size = self.value(choice, "head_dim")
             if kind_of(choice) == "mrla_light":
-                pairs = [(place, _light(model, place, sizes[place.block], size)) for place in members]
+                pairs = [(place, _light(model, place, lengths[place.block], size)) for place in members]
             else:
                 policy = self._policy(choice) if kind_of(choice) == "ela" else None
-                pairs = [pair for run in runs(members) for pair in _base(model, run, sizes, size, policy)]
+                pairs = [pair for run in runs(members) for pair in _base(model, run, lengths, size, policy)]
             for place, layer in pairs:
                 layer.to(reference.device, reference.dtype)
                 model.get_submodule(place.block).register_forward_hook(Following(layer))
@@ -118,25 +140,22 @@ class LayerAttention(Technique):
         )
 
 
-def _effect(choice: Choice, anatomy: Anatomy, stage: int) -> Choice:
-    if choice == "none" or not anatomy.stages:
-        return "none"
-    found = places(anatomy, stage)
-    if not found:
-        return "none"
-    kind, values = kind_of(choice), values_of(choice)
-    if kind == "ela" and all(len(run) <= FIRST_GATE for run in runs(found)):
-        kind, values = "mrla_base", {name: value for name, value in values.items() if name == "head_dim"}
-    if values.get("rule") == "none":  # which is asked nothing
-        values = {name: value for name, value in values.items() if name in ("head_dim", "rule")}
-    if values.get("head_dim") == _published(kind, found[0]):
-        del values["head_dim"]
-    return {"kind": kind, **values} if values else kind
-
-
 def _published(kind: Scalar, place: Place) -> int:
     """The reference's channels of a head: 16, and 32 of the light form of its ResNets."""
     return HEAD_DIMS["mrla_light" if kind == "mrla_light" and place.axis == 1 else "mrla_base"]
+
+
+def _axes(anatomy: Anatomy, stage: int) -> list[Dim]:
+    """The channels of each layer of a stage."""
+    return [anatomy.outputs[place.block][place.axis].find() for place in places(anatomy, stage)]
+
+
+def _smallest(widths: Sequence[int], wanted: int, published: int) -> int:
+    """Of all wanted channels of a head that come to the same, the least; 0 where these are as published."""
+    found = [head_dim(width, wanted) for width in widths]
+    numbers = (*sorted(set(found)), *range(1, wanted + 1))
+    same = next(n for n in numbers if [head_dim(width, n) for width in widths] == found)
+    return 0 if found == [head_dim(width, published) for width in widths] else same
 
 
 def _reason(anatomy: Anatomy) -> str:
@@ -160,12 +179,12 @@ def _drop_path(model: nn.Module, place: Place) -> float:
 
 
 def _base(
-    model: nn.Module, run: tuple[Place, ...], sizes: Mapping[str, int], wanted: int, policy: Policy | None
+    model: nn.Module, run: tuple[Place, ...], lengths: Mapping[str, int], wanted: int, policy: Policy | None
 ) -> Iterator[tuple[Place, nn.Module]]:
     gates = [Gate(policy) if policy and position >= FIRST_GATE else None for position in range(len(run))]
     history = History(gates)
     for position, (place, gate) in enumerate(zip(run, gates, strict=True)):
-        width, maps = sizes[place.block], place.axis == 1
+        width, maps = lengths[place.block], place.axis == 1
         size = head_dim(width, wanted or _published("mrla_base", place))
         attention = BaseAttention(width, size, history, position, kaiming=maps)
         update = (
