@@ -23,16 +23,19 @@ from tests.benchmarks.layer_attention.arms import ARMS, MATCHED, NAIVE, architec
 Row = dict[str, Any]
 
 
-def images_of(path: Path, count: int | None) -> Dataset:
-    """So many training images, as many of each class as chance gives, always the same; the test split whole."""
+def images_of(path: Path, count: int | None, tested: int | None) -> Dataset:
+    """So many images to train on and to test on, drawn by chance but always the same; None takes all."""
     if not path.is_file():
         raise SystemExit(f"{path} is not there: CIFAR-10 images as .npz are needed; say --data where they are")
     dataset = load_data(Data(source="npz", path=str(path), image_size=32))
-    every = np.sort(np.concatenate([dataset.train, dataset.val]))
-    if count is not None and not 0 < count <= len(every):
-        raise SystemExit(f"--images {count} of {len(every)} that are there")
-    chosen = np.random.default_rng(0).permutation(every)[:count]
-    return replace(dataset, train=chosen)
+    train = np.sort(np.concatenate([dataset.train, dataset.val]))
+    return replace(dataset, train=_drawn(train, count, "--images"), test=_drawn(dataset.test, tested, "--test-images"))
+
+
+def _drawn(indices: np.ndarray, count: int | None, option: str) -> np.ndarray:
+    if count is not None and not 0 < count <= len(indices):
+        raise SystemExit(f"{option} {count}: from 1 to {len(indices)} are there")
+    return np.random.default_rng(0).permutation(indices)[:count]
 
 
 def recipe_of(given: argparse.Namespace) -> Train:

@@ -46,6 +46,7 @@ def goals(depths: Mapping[str, Mapping[str, Row]], trainings: Sequence[Row], ima
         *(goal for depth in DEEP for goal in _overhead(depth, depths.get(str(depth), {}))),
         *(_equal(depth, rows) for depth, rows in depths.items() if "train_step_ms" in rows.get("mrla_base", {})),
         *(goal for depth in DEEP for goal in _skipping(depth, depths.get(str(depth), {}))),
+        *(_time_alone(depth, depths.get(str(depth), {})) for depth in DEEP),
         *_by_depth(trainings, lambda depth, rows: _training(depth, rows, images)),
         *_by_depth(trainings, lambda depth, rows: _rules(depth, rows, images)),
     ]
@@ -87,6 +88,17 @@ def _skipping(depth: int, rows: Mapping[str, Row]) -> Iterator[Goal]:
         share, allowed = _median(row) / _median(rows["mrla_base"]), 1 - row["skipped_share"] + SLACK
         numbers = f"{row['skipped_share']:.2f} skipped: {share:.2f}, allowed {allowed:.2f}"
         yield _goal(name, depth, share <= allowed, numbers)
+
+
+def _time_alone(depth: int, rows: Mapping[str, Row]) -> Goal:
+    """At the depths whose trainings take a GPU."""
+    name = f"ela's step at most {TRAINING:g} of the naive form's time (whatever the accuracy)"
+    ela, naive = rows.get("ela", {}), rows.get(NAIVE, {})
+    if "train_step_ms" not in ela or "train_step_ms" not in naive:
+        return _goal(name, depth, None, "no step times")
+    ratio = ela["train_step_ms"] / naive["train_step_ms"]
+    numbers = f"{ratio:.2f}, {ela['skipped_share']:.2f} skipped ({ela.get('share_is', 'nothing can be')})"
+    return _goal(name, depth, ratio <= TRAINING, numbers)
 
 
 def _by_depth(trainings: Sequence[Row], judge: Callable[[int, list[Row]], Iterator[Goal]]) -> Iterator[Goal]:
