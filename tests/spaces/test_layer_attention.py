@@ -193,11 +193,7 @@ def test_heads_of_one_size_are_one_architecture() -> None:
     assert of("mrla_light", 32) == of("mrla_light", 31) == "mrla_light"
     assert of("mrla_base", 33) == of("mrla_base", 32) == {"kind": "mrla_base", "head_dim": 32}
     assert of("mrla_base", 24) == ["mrla_base", {"kind": "mrla_base", "head_dim": 24}, "mrla_base"]  # 16, 24, 16
-    assert of("ela", 5) == [
-        {"kind": "ela", "head_dim": 4},
-        {"kind": "mrla_base", "head_dim": 5},
-        {"kind": "mrla_base", "head_dim": 4},
-    ]
+    assert of("ela", 5) == [{"kind": "ela", "head_dim": 4}, *[{"kind": "mrla_base", "head_dim": 4}] * 2]
 
 
 def test_heads_are_as_many_as_chosen() -> None:
