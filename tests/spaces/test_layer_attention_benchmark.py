@@ -105,11 +105,12 @@ def training(arm: str, seed: int, accuracy: float, seconds: float = 1.0, share: 
 
 
 def steps_of(base: float, naive: float, ela: float) -> dict[str, Any]:
+    difference = {"max_abs_difference": 2e-6, "max_abs_differences": {"double": 1e-15}, "largest_logit": 3.0}
     by_share = {"0.5": step(ela) | {"skipped_share": 0.5}}
     return {
         "plain": step(0.0),
         NAIVE: step(naive),
-        "mrla_base": step(base, max_abs_difference=2e-6),
+        "mrla_base": step(base, **difference),
         "ela": step(ela, by_share=by_share),
     }
 

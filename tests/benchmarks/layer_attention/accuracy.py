@@ -1,7 +1,8 @@
 """Trainings of all arms by one recipe, seed by seed, and what their pairs differ in.
 
 Arms of one seed start from the same weights of the trunk and see the same images in the same order. Tested is what is
-left after the last epoch, on the test split, once; nothing is chosen by it. Knows the trainer, nothing of clocks.
+left after the last epoch, on the test split, once; nothing is chosen by it. A training that diverges counts as chance.
+Knows the trainer, nothing of clocks.
 """
 
 import argparse
@@ -15,10 +16,12 @@ import torch
 
 from search.confirmation.statistics import interval
 from search.data import Dataset, load_data
-from search.training import Trainer
+from search.training import Trainer, TrainingDiverged
 from spaces.schema import Train
 from spaces.schema.data import Data
 from tests.benchmarks.layer_attention.arms import ARMS, MATCHED, NAIVE, architecture, attending, network
+
+MOST = 1 - 1e-6  # a threshold is below 1; that many of any number of gates are all
 
 Row = dict[str, Any]
 
@@ -79,7 +82,7 @@ def _training(
         share = there["ela"]["skipped_share_of_gates"]
         if not share:
             return _copy(there["ela"], arm, "ela")
-        knobs["skip_threshold"] = share
+        knobs["skip_threshold"] = min(share, MOST)
     plan = architecture(depth, arm, drop_path=given.drop_path, **knobs)
     same = next((row for row in there.values() if row["architecture"] == plan.id and row["arm"] != NAIVE), None)
     if same is not None and arm != NAIVE:
@@ -87,26 +90,29 @@ def _training(
     model = network(plan, dataset.num_classes, seed=seed, naive=ARMS[arm].naive)
     layers = attending(model)
     trainer = Trainer(model, dataset, recipe_of(given), horizon=given.epochs, seed=seed, device=given.device)
-    seconds, shares = [], []
-    while trainer.epoch < given.epochs:
-        seconds.append(trainer.train_epoch()["seconds"])
-        shares.append(_skipped(model) / layers if layers else 0.0)
-    trainer.recalibrate()
-    result = trainer.score(dataset.test)
-    gates = _gates(model)
+    seconds, shares, gates = [], [0.0], _gates(model)
+    failed: Row = {}
+    try:
+        while trainer.epoch < given.epochs:
+            seconds.append(trainer.train_epoch()["seconds"])
+            shares.append(_skipped(model) / layers if layers else 0.0)
+        trainer.recalibrate()
+        accuracy = trainer.score(dataset.test).accuracy
+    except TrainingDiverged as error:
+        accuracy, failed = 1 / dataset.num_classes, {"diverged": str(error)}
     return {
         "depth": depth,
         "arm": arm,
         "seed": seed,
         "architecture": plan.id,
-        "accuracy": result.accuracy,
-        "loss": result.loss,
+        "accuracy": accuracy,
         "train_seconds": sum(seconds),
         "epoch_seconds": seconds,
         "skipped_share": shares[-1],
         "skipped_share_of_gates": _skipped(model) / gates if gates else 0.0,
-        "skipped_share_by_epoch": shares,
+        "skipped_share_by_epoch": shares[1:],
         "divergences": list(getattr(model, "skip_controller", _Nothing).divergences),
+        **failed,
     }
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from search.data.seeds import seed_of
 from search.training import seeded
 from spaces import Architecture, build
-from spaces.techniques.layer_attention.mrla import BaseAttention, BaseLayer
+from spaces.techniques.layer_attention.ela import SkipController
+from spaces.techniques.layer_attention.mrla import BaseAttention, BaseLayer, Retrieval
 
 NAMED = (20, 56, 110)  # depths that have a name of their own; others are of the form 9n + 2 as well
 NAIVE = "mrla_base_naive"
@@ -88,6 +89,15 @@ class Stack:
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
+    def add(self, key: Tensor, value: Tensor, *, anew: bool) -> tuple[Tensor, Tensor]:
+        """One layer more, in a copy of all."""
+        if not anew:
+            assert self.keys is not None
+            assert self.values is not None
+            key, value = torch.cat((self.keys, key), dim=1), torch.cat((self.values, value), dim=1)
+        self.keys, self.values = key, value
+        return key, value
+
     def clear(self) -> None:
         self.keys = self.values = None
 
@@ -95,7 +105,7 @@ class Stack:
 class NaiveAttention(nn.Module):
     """O_t = concat_h softmax_{s <= t}(Q_h . K_{s,h} / sqrt(d)) V_{s,h}, over a copy of all values at each layer."""
 
-    def __init__(self, retrieval: nn.Module, stack: Stack, *, first: bool, last: bool):
+    def __init__(self, retrieval: Retrieval, stack: Stack, *, first: bool, last: bool):
         super().__init__()
         self.retrieval, self.stack, self.first, self.last = retrieval, stack, first, last
 
@@ -104,12 +114,9 @@ class NaiveAttention(nn.Module):
         pooled = maps.mean((2, 3)).unsqueeze(1)  # [B, 1, C]
         query, key = self.retrieval.query(pooled), self.retrieval.key(pooled)
         value = self.retrieval.value(maps).unsqueeze(1)  # [B, 1, C, H, W]
-        past = self.stack
-        keys = key if self.first else torch.cat((past.keys, key), dim=1)
-        values = value if self.first else torch.cat((past.values, value), dim=1)
-        past.keys, past.values = keys, values
+        keys, values = self.stack.add(key, value, anew=self.first)
         if self.last:
-            past.clear()
+            self.stack.clear()
         layers = keys.shape[1]
         queried = query.view(batch, heads, 1, size)
         stored = keys.view(batch, layers, heads, size).transpose(1, 2)
@@ -130,8 +137,9 @@ def naively(model: nn.Module) -> nn.Module:
     for names in runs.values():
         stack = Stack()
         for place, name in enumerate(names):
-            retrieval = model.get_submodule(name).retrieval
-            naive = NaiveAttention(retrieval, stack, first=place == 0, last=place == len(names) - 1)
+            ours = model.get_submodule(name)
+            assert isinstance(ours, BaseAttention)
+            naive = NaiveAttention(ours.retrieval, stack, first=place == 0, last=place == len(names) - 1)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, naive)
     return model
@@ -148,7 +156,9 @@ def close(model: nn.Module, share: float) -> float:
     Returns:
         the share that is skipped: as near as whole layers, and those that never are, allow.
     """
-    gates, layers = model.skip_controller.gates, attending(model)
+    controller, layers = model.skip_controller, attending(model)
+    assert isinstance(controller, SkipController)
+    gates = controller.gates
     count = min(round(share * layers), len(gates))
     chosen = {index * len(gates) // count for index in range(count)} if count else set()
     for index, gate in enumerate(gates):

@@ -74,8 +74,12 @@ def _overhead(depth: int, rows: Mapping[str, Row]) -> Iterator[Goal]:
 
 
 def _equal(depth: str, rows: Mapping[str, Row]) -> Goal:
-    found = rows["mrla_base"]["max_abs_difference"]
-    return _goal(f"outputs equal to {EQUAL:g}", depth, found <= EQUAL, f"largest difference {found:.1e}")
+    row = rows["mrla_base"]
+    found, exact = row["max_abs_difference"], row["max_abs_differences"]["double"]
+    numbers = (
+        f"largest difference {found:.1e} of logits up to {row['largest_logit']:.1f}, {exact:.1e} in double precision"
+    )
+    return _goal(f"outputs equal to {EQUAL:g}", depth, found <= EQUAL, numbers)
 
 
 def _skipping(depth: int, rows: Mapping[str, Row]) -> Iterator[Goal]:

@@ -196,7 +196,8 @@ def _peak(model: nn.Module, recipe: Train, images: Tensor, labels: Tensor) -> in
         step()
         torch.cuda.reset_peak_memory_stats()
         step()
-        return torch.cuda.max_memory_allocated() - before
+        peak: int = torch.cuda.max_memory_allocated()
+        return peak - before
 
 
 @contextmanager
