@@ -180,7 +180,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def benchmark(tiny: Path, out: Path, *more: str) -> dict[str, Any]:
     sizes = ["--images", "16", "--test-images", "8", "--epochs", "3", "--batch", "8", "--rounds", "1"]
     depths = ["--depths", str(SHALLOW), "--accuracy-depths", str(SHALLOW)]
-    machine = ["--threads", "1", "--device", "cpu"]
+    machine = ["--step-batch", "8", "--threads", "1", "--device", "cpu"]
     main(["--quick", "--data", str(tiny), *sizes, *depths, *machine, "--json", str(out), *more])
     content: dict[str, Any] = json.loads(out.read_text())
     return content

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.layer_attention [--quick] [--parts accuracy steps] [--depths 20 56 110]
         [--accuracy-depths 20 38] [--arms ...] [--seeds 0 1 2 3 4] [--images N] [--test-images N] [--epochs E]
-        [--batch B] [--rounds R] [--device cpu] [--threads 2] [--data FILE] --json OUT [--resume]
+        [--batch B] [--rounds R] [--step-batch B] [--device cpu] [--threads 2] [--data FILE] --json OUT [--resume]
 
 | arm | what |
 |---|---|
@@ -31,7 +31,7 @@ the base form.** Its trainings at depth 38, the smallest with two gates a stage,
 | depths of trainings | 20 38 | 38 | 20 56 110 | 56 |
 | images, epochs, seeds | 3,000, 6, 5 | 400, 3, 2 | 15,000, 180, 5 | 3,000, 10, 2 |
 | batch, lr, drop path | 64, 0.05, 0 | 64, 0.05, 0 | 128, 0.1, 0.2 | 128, 0.1, 0 |
-| rounds of steps | 15 | 5 | 50 | 20 |
+| rounds and batch of steps | 15, 128 | 5, 64 | 50, 128 | 20, 128 |
 
 Results are written after each training and each depth; --resume goes on from them.
 """
@@ -63,11 +63,13 @@ DEFAULTS: Mapping[tuple[str, bool], Mapping[str, Any]] = {
         "seeds": 2,
         "rounds": 5,
         "test_images": 1000,
+        "step_batch": 64,
     },
     ("cuda", False): {"accuracy_depths": [20, 56, 110], "images": None, "epochs": 180, "seeds": 5, "rounds": 50},
     ("cuda", True): {"accuracy_depths": [56], "images": 3000, "epochs": 10, "seeds": 2, "rounds": 20},
 }
 BATCH = {"cpu": 64, "cuda": 128}
+STEP_BATCH = 128
 LR, LR_BATCH = 0.1, 128  # of the recipe; in proportion for other batches
 # Options that must be the same for a run to go on.
 KEPT = (
@@ -77,6 +79,7 @@ KEPT = (
     "test_images",
     "epochs",
     "batch",
+    "step_batch",
     "lr",
     "drop_path",
     "amp",
@@ -101,7 +104,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--images", type=int, help="to train on")
     add("--test-images", type=int, help="default: all")
     add("--epochs", type=int)
-    add("--batch", type=int, help="of trainings and of step times")
+    add("--batch", type=int, help="of trainings")
+    add("--step-batch", type=int, help="of step times and answers")
     add("--lr", type=float)
     add("--drop-path", type=float, help="of the last block; it rises linearly")
     add("--warm-up", type=float, help="share of the epochs in which ELA skips nothing")
@@ -120,6 +124,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
         if getattr(given, name) is None:
             setattr(given, name, list(range(value)) if name == "seeds" else value)
     given.batch = given.batch or BATCH[given.device]
+    given.step_batch = given.step_batch or STEP_BATCH
     given.lr = LR * given.batch / LR_BATCH if given.lr is None else given.lr
     if given.drop_path is None:
         given.drop_path = 0.2 if given.device == "cuda" and not given.quick else 0.0
@@ -202,7 +207,7 @@ def train(results: Results, dataset: Dataset, given: argparse.Namespace) -> None
 
 
 def time_steps(results: Results, dataset: Dataset, given: argparse.Namespace) -> None:
-    images, labels = next(iter(Batches(dataset, dataset.train, given.batch, torch.device(given.device))))
+    images, labels = next(iter(Batches(dataset, dataset.train, given.step_batch, torch.device(given.device))))
     for depth in given.depths:
         if str(depth) in results.steps:
             continue

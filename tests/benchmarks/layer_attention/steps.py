@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from search.costs.memory import hollow, without_data
 from search.costs.train_peak_bytes import peak_of_step
-from search.training import optimizer_of, seeded
+from search.training import optimizer_of, recalibrate, seeded
 from search.training.evaluation import full_precision
 from spaces.schema import Train
 from tests.benchmarks.layer_attention.arms import NAIVE, architecture, close, naively, network
 
 SHARES = (0.25, 0.5, 0.75)  # of layers, skipped
+LR = 1e-4  # a step takes as long at any rate; so few on one batch at that of the recipe blow logits up
 STATED = 0.5  # where no training has said which share ELA comes to
 WARM_UP = 1  # rounds that do not count
 ANSWERS = {"cpu": 5, "cuda": 50}  # rounds with a batch of one, for each with a whole one
@@ -85,7 +86,7 @@ def measured(
         images: [N, 3, 32, 32], on the device where it is measured.
         found: the share; None takes `STATED`.
     """
-    device = images.device
+    device, recipe = images.device, recipe.model_copy(update={"lr": LR})
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format  # as the trainer has it
     images = images.contiguous(memory_format=layout)
     models, shares = _models(depth, classes, found, drop_path)
@@ -164,15 +165,20 @@ def _with_ela(
 
 
 def difference(model: nn.Module, images: Tensor) -> Row:
-    """The largest of logits against the form of the reference, of both modes, and of double precision alone."""
+    """The largest of logits against the form of the reference, of both modes, and of double precision alone.
+
+    After steps so few the statistics of batch norms are not yet those of the images: they are taken anew.
+    """
     modes = {}
     for name, training, kind in (
         ("evaluation", False, torch.float32),
         ("training", True, torch.float32),
         ("double", False, torch.float64),
     ):
-        ours = copy.deepcopy(model).to(kind).train(training)
-        theirs = naively(ours).train(training)
+        ours = copy.deepcopy(model).to(kind)
+        recalibrate(ours, [(images.to(kind), torch.zeros(len(images)))])
+        ours.train(training)
+        theirs = naively(ours)
         with torch.no_grad(), full_precision():
             answers = []
             for each in (ours, theirs):
