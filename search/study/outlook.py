@@ -34,7 +34,7 @@ class Outlook:
 
     def __init__(self, file: SpaceFile, space: SearchSpace, gate: Gate, book: Book, answers: Callable[[int], Answers]):
         self._file, self._gate, self._book, self._answers = file, gate, book, answers
-        self._candidates = Candidates(space, gate, derive(file.search.seed, "candidates"))
+        self._candidates = Candidates(space, gate, derive(file.search.seed, "candidates"), file.search.trials)
         self._planner: Planner | None = None
         self._asked: tuple[object, ...] = ()
         self._found: int | None = None
@@ -67,7 +67,7 @@ class Outlook:
         planner = self._planner = self._planner or self._made(sample)
         proposals = self._book.proposals
         parents = [(r.network.id, self._answers(r.number)) for r in self._parents(planner, records)] if new else []
-        fresh = [one for one in self._candidates.some(proposals, parents) if self._untried(one)] if new else []
+        fresh = [one for one in self._candidates.some(parents) if self._untried(one)] if new else []
         for _ in range(DOUBTED):
             rng = np.random.default_rng(derive(self._file.search.seed, "plan", proposals, len(fresh)))
             plan = planner.plan(records, [(one.architecture, one.costs) for one in fresh], waiting, rng)

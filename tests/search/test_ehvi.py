@@ -22,7 +22,7 @@ from search.samplers.ehvi.gain import Boxes, expected_gain, reservation_rates
 from search.samplers.ehvi.planner import STARTUP, Planner
 from search.samplers.ehvi.surrogate import Columns, Fade, Moments, Surrogate, Warp, kernel, learnt
 from search.study import studies
-from search.study.candidates import DRAWS, FIRST, Candidates
+from search.study.candidates import DRAWS, FEWEST, MOST, Candidates
 from search.study.work import Assignment, Idle
 from spaces import Architecture, SearchSpace
 from tests.search.plain import REFERENCE, Table, drive, plain_space
@@ -323,21 +323,31 @@ def test_where_little_is_feasible_it_is_found_near_what_is(tmp_path):
             counted.append(architecture.id)
             return {"macs": float(sum(architecture.choices[name] for name in "abcdef")) + 0.1}
 
-    candidates = Candidates(space, Gate(Narrow(), file.constraints), 0)
-    assert len(candidates.sample()) == FIRST
-    assert len(candidates.some(0, [])) < 40
-    assert len(counted) == DRAWS * FIRST
+    candidates = Candidates(space, Gate(Narrow(), file.constraints), 0, 10)
+    assert len(candidates.sample()) == FEWEST
+    assert len(candidates.some([])) < 40
+    assert len(counted) == DRAWS * FEWEST
     corner = dict.fromkeys(dimensions, 0)
-    near = [one for one in candidates.some(0, [("corner", corner)]) if set(one.architecture.choices.values()) <= {0, 1}]
+    near = [one for one in candidates.some([("corner", corner)]) if set(one.architecture.choices.values()) <= {0, 1}]
     assert {sum(a != 0 for a in one.architecture.choices.values()) for one in near} >= {1}
-    assert all(one.feasible for one in candidates.some(0, [("corner", corner)]))
+    assert all(one.feasible for one in candidates.some([("corner", corner)]))
 
 
-def test_candidates_are_the_same_again_and_grow(tmp_path):
+def test_candidates_are_the_same_again(tmp_path):
     file = plain_space(trials=30, sampler="ehvi")
     gate = Gate(Table(), file.constraints)
     first, second = (Candidates(SearchSpace(file), gate, 3) for _ in range(2))
-    second.some(5, [("x", {"stem": 0, "a": 0, "b": 1, "c": 2})])
-    ids = [[one.architecture.id for one in each.some(0, [])] for each in (first, second)]
+    second.some([("x", {"stem": 0, "a": 0, "b": 1, "c": 2})])
+    ids = [[one.architecture.id for one in each.some([])] for each in (first, second)]
     assert ids[0] == ids[1]
     assert len(set(ids[0])) == len(ids[0])
+
+
+def test_a_longer_search_looks_at_more_candidates(tmp_path):
+    dimensions = {"stem": [0, 1, 2], **{name: [0, 1, 2, 3] for name in "abcdefgh"}}
+    file = plain_space(trials=30, sampler="ehvi", dimensions=dimensions)
+    counts = [
+        len(Candidates(SearchSpace(file), Gate(Table(), file.constraints), 0, trials).sample())
+        for trials in (10, 100, 1000, None)
+    ]
+    assert counts == [FEWEST, 4000, MOST, MOST]
