@@ -59,7 +59,7 @@ class Tracker(Protocol):
         ...
 
     def log(self, record: TrialRecord) -> None:
-        """Show a trial as it stands now."""
+        """Show a trial as it stands now; of one that is over also, drawn, what its layer attention skipped."""
         ...
 
     def run_of(self, number: int) -> str | None:
