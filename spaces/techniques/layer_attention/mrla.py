@@ -118,7 +118,7 @@ class OnMaps(nn.Module):
         super().__init__()
         self.attention = attention
         self.norm = nn.BatchNorm2d(channels)
-        self.activation = nn.ReLU() if relu else nn.Identity()
+        self.activation = nn.ReLU(inplace=True) if relu else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, *previous: Tensor) -> Tensor:
