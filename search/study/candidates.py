@@ -15,9 +15,10 @@ from search.gate import Gate
 from search.study.untried import SHUFFLED, Answers
 from spaces import Architecture, Parameter, SearchSpace, SpaceError
 from spaces.questions import Label
+from spaces.schema import Search
 
-A_TRIAL = 40  # random ones for each trial that there may be
 FEWEST, MOST = 1_000, 8_000  # random ones; on NAS-Bench-201, 8,000 brought 98 % of the front sooner than 1,000 to 4,000
+A_TRIAL, AN_HOUR = 40, 7_000  # random ones for each that there may be; so counting takes 1 to 2 % of the hours
 DRAWS = 2  # architectures that are counted for each feasible one that is wanted: 5 ms each, so 10 s for the fewest
 NEIGHBOURS = 64  # of one architecture
 
@@ -42,12 +43,12 @@ class Candidates:
     """Of one search.
 
     Args:
-        trials: that there may be; None for as many as there is time for.
+        search: whose budget says how many are worth being counted.
     """
 
-    def __init__(self, space: SearchSpace, gate: Gate, seed: int, trials: int | None = None):
+    def __init__(self, space: SearchSpace, gate: Gate, seed: int, search: Search):
         self._space, self._gate, self._seed = space, gate, seed
-        self._count = MOST if trials is None else min(MOST, max(FEWEST, A_TRIAL * trials))
+        self._count = _worth(search)
         self._stream = self._random()
         self._drawn: list[Candidate] = []
         self._near: dict[str, list[Candidate]] = {}
@@ -126,3 +127,9 @@ class Candidates:
         return Candidate(
             architecture=architecture, answers=tuple(given), costs=counted.costs, feasible=counted.feasible
         )
+
+
+def _worth(search: Search) -> int:
+    """How many random candidates, by the tightest limit of the budget."""
+    limits = ((search.trials, A_TRIAL), (search.hours, AN_HOUR), (search.device_hours, AN_HOUR))
+    return max(FEWEST, int(min(MOST, *(limit * each for limit, each in limits if limit is not None))))

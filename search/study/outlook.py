@@ -34,7 +34,7 @@ class Outlook:
 
     def __init__(self, file: SpaceFile, space: SearchSpace, gate: Gate, book: Book, answers: Callable[[int], Answers]):
         self._file, self._gate, self._book, self._answers = file, gate, book, answers
-        self._candidates = Candidates(space, gate, derive(file.search.seed, "candidates"), file.search.trials)
+        self._candidates = Candidates(space, gate, derive(file.search.seed, "candidates"), file.search)
         self._planner: Planner | None = None
         self._asked: tuple[object, ...] = ()
         self._found: int | None = None

@@ -315,7 +315,7 @@ def test_workers_at_the_same_time_are_given_different_work(tmp_path):
 def test_where_little_is_feasible_it_is_found_near_what_is(tmp_path):
     """Less than one architecture in a hundred is feasible, all in one corner."""
     dimensions = {"stem": [0, 1, 2], **{name: [0, 1, 2, 3] for name in "abcdefgh"}}
-    file = plain_space(trials=30, sampler="ehvi", dimensions=dimensions)
+    file = plain_space(trials=20, sampler="ehvi", dimensions=dimensions)
     space, counted = SearchSpace(file), []
 
     class Narrow(Table):
@@ -323,7 +323,7 @@ def test_where_little_is_feasible_it_is_found_near_what_is(tmp_path):
             counted.append(architecture.id)
             return {"macs": float(sum(architecture.choices[name] for name in "abcdef")) + 0.1}
 
-    candidates = Candidates(space, Gate(Narrow(), file.constraints), 0, 10)
+    candidates = Candidates(space, Gate(Narrow(), file.constraints), 0, file.search)
     assert len(candidates.sample()) == FEWEST
     assert len(candidates.some([])) < 40
     assert len(counted) == DRAWS * FEWEST
@@ -336,18 +336,26 @@ def test_where_little_is_feasible_it_is_found_near_what_is(tmp_path):
 def test_candidates_are_the_same_again(tmp_path):
     file = plain_space(trials=30, sampler="ehvi")
     gate = Gate(Table(), file.constraints)
-    first, second = (Candidates(SearchSpace(file), gate, 3) for _ in range(2))
+    first, second = (Candidates(SearchSpace(file), gate, 3, file.search) for _ in range(2))
     second.some([("x", {"stem": 0, "a": 0, "b": 1, "c": 2})])
     ids = [[one.architecture.id for one in each.some([])] for each in (first, second)]
     assert ids[0] == ids[1]
     assert len(set(ids[0])) == len(ids[0])
 
 
-def test_a_longer_search_looks_at_more_candidates(tmp_path):
+@pytest.mark.parametrize(
+    ("budget", "count"),
+    [
+        ({"trials": 10}, FEWEST),
+        ({"trials": 100}, 4000),
+        ({"trials": 1000}, MOST),
+        ({"trials": None, "hours": 0.1}, FEWEST),
+        ({"trials": 1000, "hours": 0.5}, 3500),
+        ({"trials": None, "device_hours": 20}, MOST),
+    ],
+)
+def test_a_longer_search_looks_at_more_candidates(budget, count):
     dimensions = {"stem": [0, 1, 2], **{name: [0, 1, 2, 3] for name in "abcdefgh"}}
-    file = plain_space(trials=30, sampler="ehvi", dimensions=dimensions)
-    counts = [
-        len(Candidates(SearchSpace(file), Gate(Table(), file.constraints), 0, trials).sample())
-        for trials in (10, 100, 1000, None)
-    ]
-    assert counts == [FEWEST, 4000, MOST, MOST]
+    file = plain_space(sampler="ehvi", dimensions=dimensions, **budget)
+    candidates = Candidates(SearchSpace(file), Gate(Table(), file.constraints), 0, file.search)
+    assert len(candidates.sample()) == count
