@@ -208,7 +208,9 @@ def test_probe_epochs_measure_skipped_layers_again_and_can_bring_them_back(probe
     craft(model, alike=())
     epoch(model, 3, 20)
     assert controller.skipped[:2] == (True, True)  # not measured, so not decided anew
+    before = controller.divergences[:2]
     epoch(model, 4, 20)  # the next one is a probe
+    assert controller.divergences[:2] == before  # as last measured
     assert [gate.open for gate in controller.gates[:2]] == [not for_good] * 2
     with torch.no_grad():  # as where the statistics of batch norms are taken anew
         assert not any(gate.open for gate in controller.gates[:2])
@@ -217,6 +219,7 @@ def test_probe_epochs_measure_skipped_layers_again_and_can_bring_them_back(probe
     model.train()
     epoch(model, 5, 20)
     assert controller.skipped[:2] == (for_good, for_good)
+    assert (controller.divergences[:2] == before) is for_good
 
 
 def test_nothing_is_measured_where_nothing_is_learnt() -> None:

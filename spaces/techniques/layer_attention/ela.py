@@ -75,10 +75,12 @@ class Gate(nn.Module):
         self.probing: Tensor
         self.total: Tensor
         self.weight: Tensor
+        self.last: Tensor
         self.register_buffer("skipped", torch.tensor(False))
         self.register_buffer("probing", torch.tensor(False))
         self.register_buffer("total", torch.zeros(()))
         self.register_buffer("weight", torch.zeros(()))
+        self.register_buffer("last", torch.tensor(math.nan))  # while a probe has measured nothing yet
         self._closed = self._probing = False
 
     def extra_repr(self) -> str:
@@ -91,7 +93,8 @@ class Gate(nn.Module):
     @property
     def divergence(self) -> float | None:
         """The redundancy as last measured, in nats; None before that."""
-        return float(self.total / self.weight) if self.weight else None
+        divergence = float(self.total / self.weight if self.weight else self.last)
+        return None if math.isnan(divergence) else divergence
 
     @property
     def _learning(self) -> bool:
@@ -106,7 +109,8 @@ class Gate(nn.Module):
                 self.weight.lerp_(torch.ones_like(self.weight), 1 - KEPT)
 
     def decide(self, skipped: bool, probing: bool) -> None:
-        if probing and skipped:
+        if probing and skipped and self.weight:
+            self.last.copy_(self.total / self.weight)
             self.total.zero_()
             self.weight.zero_()
         self.skipped.fill_(skipped)
