@@ -52,6 +52,33 @@ def test_the_size_equals_that_of_the_naive_product_without_its_duplicates() -> N
     assert {architecture.id for architecture in quick} == naive
 
 
+def test_all_that_layer_attention_has_can_be_searched() -> None:
+    knobs: dict[str, list[Any]] = {
+        "kind": ["mrla_light", "ela"],
+        "rule": ["beta_quantile", "none"],
+        "skip_threshold": [0.3, 0.6],
+        "warm_up": [0.1, 0.5],
+        "probe_every": [0, 5],
+        "head_dim": [0, 4, 16],
+    }
+    kwargs = {"layers": [3, 3, 3], "channels": [8, 8, 8]}
+    fixed = {name: [value] for name, value in kwargs.items()}
+    attention = space(
+        backbones=[{"name": "cifar_resnet20", "kwargs": fixed}],
+        dimensions={"width": {"choices": [0.5, 1.0], "per": "network"}, "layer_attention": knobs},
+    )
+    naive = set()
+    for width, *values in itertools.product([0.5, 1.0], *knobs.values()):
+        choice = dict(zip(knobs, values, strict=True))
+        if choice["kind"] == "mrla_light":
+            choice = {name: choice[name] for name in ("kind", "head_dim")}
+        choices = {"width": width, "layer_attention": choice}
+        naive.add(Architecture(backbone="cifar_resnet20", kwargs=kwargs, choices=choices).id)
+    # by width: heads of light are 32 or 16, or 4, 16 (of 16 channels also as published); of ela 16, or 4
+    assert len(naive) == (3 + 2 * 9) + (2 + 2 * 9) == attention.size
+    assert {architecture.id for architecture in attention} == naive
+
+
 def test_sampling_is_seeded_and_reaches_everything_with_every_choice_in_words() -> None:
     quick = space()
     one, two = random.Random(3), random.Random(3)
