@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 from spaces.techniques.layer_attention.rules import RULES
 
 KEPT = 0.9  # of the moving average, per batch
+_UNKNOWN = -1.0  # no divergence is negative; not NaN, with which equal states would compare as unequal
 
 
 def redundancy(logits: Tensor, before: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class Gate(nn.Module):
         self.register_buffer("probing", torch.tensor(False))
         self.register_buffer("total", torch.zeros(()))
         self.register_buffer("weight", torch.zeros(()))
-        self.register_buffer("last", torch.tensor(math.nan))  # while a probe has measured nothing yet
+        self.register_buffer("last", torch.tensor(_UNKNOWN))  # stands in while a probe has measured nothing yet
         self._closed = self._probing = False
 
     def extra_repr(self) -> str:
@@ -93,8 +94,9 @@ class Gate(nn.Module):
     @property
     def divergence(self) -> float | None:
         """The redundancy as last measured, in nats; None before that."""
-        divergence = float(self.total / self.weight if self.weight else self.last)
-        return None if math.isnan(divergence) else divergence
+        if self.weight:
+            return float(self.total / self.weight)
+        return None if self.last == _UNKNOWN else float(self.last)
 
     @property
     def _learning(self) -> bool:
