@@ -12,7 +12,7 @@ import csv
 import gzip
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,20 @@ class TableError(Exception):
     """A table that cannot be replayed; the message says why."""
 
 
-def read(path: Path, *, prefix: str, costs: Iterable[str], rungs: Sequence[int] = RUNGS) -> Cells:
+def read(
+    path: Path, *, prefix: str, costs: Iterable[str], rungs: Sequence[int] = RUNGS, features: Iterable[str] = ()
+) -> Cells:
     """The cells of a table by their code, with all that a replay of these rungs needs of them.
+
+    Args:
+        features: columns that are kept as well, beside those of `COUNTED` that are there.
 
     Raises:
         TableError: a column, a value or a cell is missing.
     """
     cheap = ["val_12ep"] if RUNGS[0] in rungs else []
     needed = [f"{prefix}_{name}" for name in ("val_200ep", *cheap, "val_seed0", "val_seed1", "train_time_s")]
-    needed += costs
+    needed += [*costs, *features]
     with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
         rows = csv.DictReader(file)
         there = rows.fieldnames or []
@@ -83,6 +88,7 @@ class Replay:
     Attributes:
         cost: the column that is minimised; an objective under its own name.
         run: which of the full trainings is seen, 0 or 1.
+        features: what else is told of a cell before it is trained, beside the cost: columns by name.
         reference: (accuracy in %, cost) up to which hypervolume counts.
     """
 
@@ -91,6 +97,7 @@ class Replay:
     cost: str
     run: int
     reference: tuple[float, float]
+    features: Mapping[str, str] = field(default_factory=lambda: COUNTED)
 
     # The port
 
@@ -105,8 +112,8 @@ class Replay:
     def known(self, code: str) -> dict[str, float]:
         """Every cost, by name."""
         cell = self.cells[code]
-        counted = {name: cell[column] for name, column in COUNTED.items() if column in cell}
-        return {self.cost: cell[self.cost], **counted}
+        features = {name: cell[column] for name, column in self.features.items() if column in cell}
+        return {self.cost: cell[self.cost], **features}
 
     def seen(self, code: str, fidelity: int) -> float:
         """The accuracy in % that a training to a rung shows."""

@@ -1,6 +1,7 @@
 """The benchmark of search efficiency, on a small table made up here: 2 operations on each of 6 edges."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import math
@@ -41,6 +42,10 @@ def table(tmp_path_factory):
 def setting(table):
     given = {"rungs": RUNGS, "trainings": 40, "hours": None, "until": math.inf, "limit_s": 60.0, "gp": 8, "pythons": {}}
     return Setting(table=table, prefix="toy", costs=(COST,), **given)
+
+
+def setting_of(setting, features):
+    return dataclasses.replace(setting, features=features)
 
 
 def hours(setting, method, *, workers=1, seed=0):
@@ -114,6 +119,18 @@ def test_the_engine_never_trains_twice_and_pays_promotions_in_full(setting):
     assert row["repeats"] == 0
     assert row["trainings"]["12"] > row["trainings"]["200"] > 0
     assert list(row["hours_to"]) == [f"{share:g}" for share in SHARES]
+
+
+def test_ours_is_told_of_the_features_asked_for_and_no_others(setting, table, tmp_path):
+    told = {
+        features: setting_of(setting, features).replay(COST, 0).known("111111")
+        for features in (None, (), ("toy_val_200ep",))
+    }
+    assert [set(one) - {COST} for one in told.values()] == [{"macs"}, set(), {"toy_val_200ep"}]
+    knowing, blind = (hours(setting_of(setting, features), "ours")[0][1] for features in (("toy_val_200ep",), ()))
+    assert knowing < blind, "who is told the truth is sooner"
+    with pytest.raises(SystemExit, match="has no column depht; its columns are"):
+        run(table, tmp_path / "out.json", "--methods", "ours", "--features", "depht")
 
 
 @pytest.mark.parametrize(

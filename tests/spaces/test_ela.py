@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_model, save_model
-from scipy.special import betainc
+from scipy.special import betainc, betaln
 from torch import Tensor, distributed, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,14 +77,25 @@ def test_identical_attention_is_redundant_and_disjoint_attention_is_not() -> Non
     assert float(redundancy(torch.tensor([[[0.0, 20.0, 0.0, 0.0]]]), one)) > 10
 
 
-def test_quantiles_keep_the_order_and_fit_mean_and_variance() -> None:
+def test_quantiles_keep_the_order_and_are_of_the_likeliest_beta() -> None:
     divergences = [0.02, 0.5, 0.1, 0.9, 0.3]
     levels = quantiles(divergences)
-    xs = [1 - math.exp(-kl) for kl in divergences]
-    mean = sum(xs) / 5
-    count = mean * (1 - mean) / (sum((x - mean) ** 2 for x in xs) / 5) - 1
-    assert levels == pytest.approx([float(betainc(mean * count, (1 - mean) * count, x)) for x in xs], rel=1e-6)
     assert sorted(levels) == [level for _, level in sorted(zip(divergences, levels, strict=True))]
+    xs = [1 - math.exp(-kl) for kl in divergences]
+
+    def likelihood(alpha: float, beta: float) -> float:
+        return sum((alpha - 1) * math.log(x) + (beta - 1) * math.log(1 - x) - betaln(alpha, beta) for x in xs)
+
+    # a grid by hand finds no likelier one than that of which these are the quantiles
+    steps = [0.02 * step for step in range(1, 200)]
+    alpha, beta = max(((a, b) for a in steps for b in steps), key=lambda pair: likelihood(*pair))
+    assert levels == pytest.approx([float(betainc(alpha, beta, x)) for x in xs], abs=0.01)
+
+
+def test_the_least_of_two_heaps_of_divergences_are_below_the_threshold() -> None:
+    levels = quantiles([0.002, 0.01, 0.02, 0.03, 0.04, 8, 100, 500])
+    assert all(level < 0.3 for level in levels[:5])
+    assert all(level > 0.8 for level in levels[5:])
 
 
 def test_where_all_are_equal_the_divergence_itself_decides() -> None:
@@ -151,10 +162,10 @@ def test_what_differs_is_kept_whatever_its_rank() -> None:
 
 def test_the_mask_of_each_rule_by_hand() -> None:
     divergences = (0.04, 0.3, 0.01, 0.02)
-    # x = 1 - exp(-KL) = 0.0392, 0.2592, 0.00995, 0.0198: mean 0.0820, variance 0.0106, so Beta(0.503, 5.63),
-    # of which 0.0392 is the quantile 0.50, 0.0198 is 0.36 and 0.00995 is 0.26
-    assert decided(divergences, threshold=0.3) == (False, False, True, False)
-    assert decided(divergences, threshold=0.4) == (False, False, True, True)
+    # x = 1 - exp(-KL) = 0.0392, 0.2592, 0.00995, 0.0198: means of log x and log (1 - x) -3.28 and -0.092, so
+    # Beta(0.706, 7.78), of which 0.0392 is the quantile 0.42, 0.0198 is 0.27 and 0.00995 is 0.17
+    assert decided(divergences, threshold=0.2) == (False, False, True, False)
+    assert decided(divergences, threshold=0.3) == (False, False, True, True)
     assert decided(divergences, threshold=0.6) == (True, False, True, True)
     assert decided(divergences, rule="percentile", threshold=0.5) == (False, False, True, True)
     assert decided(divergences, rule="percentile", threshold=0.9) == (True,) * 4  # four of four, whatever they are

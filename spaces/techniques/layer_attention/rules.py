@@ -6,10 +6,13 @@ A rule takes the divergences of all layers that were measured, in nats and from 
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Protocol
 
-from scipy.special import betainc
+import numpy as np
+from scipy import stats
+from scipy.stats import FitError
 
 KAPPA = 0.05  # nats; logits correlated by 99% give 0.006, by 90% 0.05 to 0.08, independent ones 0.55 to 0.78
 _EDGE = 1e-4  # divergences are mapped into this far from 0 and 1
@@ -21,17 +24,19 @@ class Rule(Protocol):
 
 
 def quantiles(divergences: Sequence[float]) -> list[float]:
-    """Where each divergence lies, from 0 to 1, in the Beta distribution that has their mean and variance.
+    """Where each divergence lies, from 0 to 1, in the Beta distribution fitted to all of them.
 
-    A divergence becomes x = 1 - exp(-KL) first. Where no Beta fits (all equal, or spread wider than any), the
-    uniform one stands in for it.
+    A divergence becomes x = 1 - exp(-KL) first. The fit is that of the greatest likelihood: where some layers hardly
+    differ and others do by whole nats, the Beta of the same mean and variance has half of its mass below the least of
+    them. Where none can be fitted (all are equal), the uniform one stands in for it.
     """
-    xs = [min(max(1 - math.exp(-divergence), _EDGE), 1 - _EDGE) for divergence in divergences]
-    mean = sum(xs) / len(xs)
-    variance = sum((x - mean) ** 2 for x in xs) / len(xs)
-    count = mean * (1 - mean) / variance - 1 if variance > _FLAT else 0.0
-    alpha, beta = (mean * count, (1 - mean) * count) if count > 0 else (1.0, 1.0)
-    return [float(betainc(alpha, beta, x)) for x in xs]
+    xs = np.clip(-np.expm1(-np.asarray(divergences, float)), _EDGE, 1 - _EDGE)
+    alpha, beta = 1.0, 1.0
+    if xs.var() > _FLAT:
+        with suppress(FitError):
+            alpha, beta, *_ = stats.beta.fit(xs, floc=0, fscale=1)
+    levels: list[float] = stats.beta.cdf(xs, alpha, beta).tolist()
+    return levels
 
 
 def beta_quantile(divergences: Sequence[float], threshold: float, random: Random) -> list[bool]:

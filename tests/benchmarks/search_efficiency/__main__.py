@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.search_efficiency [--table FILE] [--prefix c10] [--cost lat_raspi4 ...] [--seeds 10]
         [--workers 1 4 ...] [--methods ...] [--rungs 12 200] [--trials 400] [--hours H] [--until 0.99] [--limit-s S]
-        [--gp-trials 200] [--python FILE ...] [--processes 2] [--plot OUT.png]
+        [--gp-trials 200] [--features COLUMN ...] [--python FILE ...] [--processes 2] [--plot OUT.png]
         [--json OUT [--resume [--again METHOD ...]]]
 
 Two objectives: validation error in %, and a cost: any column of the table, known before training. Rungs are 12 and
@@ -32,6 +32,10 @@ the hours that it came to.
 | syne-tune-moasha | Syne Tune's MO-ASHA, which stops for good at a rung; who goes on pays the full 200 all the same |
 | syne-tune-moasha-ranked | the same where its priority is what its rule expects, see `peer_process` |
 | neps-{moasha,mohyperband,primo} | NePS: they promote what waits |
+
+Ours learns from choices and from what is known before training. `--features` says what that is beside the cost: none,
+or columns of the table; without it parameters and MACs. `python -m tests.benchmarks.search_efficiency.scores` adds
+columns to a table: depth, and scores of untrained networks.
 
 The peers are no dependency of the project: each runs in a process of its own, with this interpreter or the first of
 `--python` that has it. Tables: that of ../shared, or any of its layout (`tests.benchmarks.replay`). `python -m
@@ -82,6 +86,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--until", type=float, default=SHARES[-1])
     parser.add_argument("--limit-s", type=float, default=1800.0, help="real seconds of one search")
     parser.add_argument("--gp-trials", type=int, default=200)
+    parser.add_argument("--features", nargs="*", metavar="COLUMN", help="that ours knows beside the cost")
     parser.add_argument("--python", nargs="+", default=[], help="interpreters in which peers are looked for")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="OUT")
@@ -134,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         limit_s=given.limit_s,
         gp=given.gp_trials,
         pythons=pythons,
+        features=None if given.features is None else tuple(given.features),
     )
     try:
         results = Results(given, setting, skipped, earlier(given))

@@ -15,7 +15,7 @@ import spaces
 from search.study import studies
 from spaces import SpaceFile
 from spaces.schema import Search
-from tests.benchmarks.replay import ACCURACY, RUNGS, Cells, Replay, dimensions, read
+from tests.benchmarks.replay import ACCURACY, COUNTED, RUNGS, Cells, Replay, dimensions, read
 from tests.benchmarks.search_efficiency.peers import PEERS, Elsewhere, PeerError, family
 from tests.benchmarks.search_efficiency.stock import OPTUNA, Optuna, Oracle
 from tests.benchmarks.simulation import MEMORY, Curve, End, Engine, Limits, Searcher, Simulation, Work, paid
@@ -45,6 +45,7 @@ ENGINES: Mapping[str, Ours] = {
 }
 ORACLE = "oracle"
 METHODS = (*OPTUNA, *ENGINES, ORACLE, *PEERS)
+_NAMES = {column: name for name, column in COUNTED.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class Setting:
         limit_s: real seconds of one search.
         gp: trainings that GP may ask for.
         pythons: the interpreter of each family of peers.
+        features: columns that ours is told of beside the cost; None for parameters and MACs, where they are.
     """
 
     table: Path
@@ -70,6 +72,7 @@ class Setting:
     limit_s: float
     gp: int
     pythons: Mapping[str, str]
+    features: tuple[str, ...] | None = None
 
     @property
     def shares(self) -> list[float]:
@@ -81,15 +84,19 @@ class Setting:
         return self.hours or self.trainings * replay.mean_hours / workers
 
     def replay(self, cost: str, seed: int) -> Replay:
-        cells = _read(self.table, self.prefix, self.costs, self.rungs)
+        cells = _read(self.table, self.prefix, self.costs, self.rungs, self.features or ())
         percentile = float(np.percentile([cell[cost] for cell in cells.values()], COST))
         reference = 100 - ERROR, percentile
-        return Replay(cells=cells, prefix=self.prefix, cost=cost, run=seed % 2, reference=reference)
+        features = (
+            COUNTED if self.features is None else {_NAMES.get(column, column): column for column in self.features}
+        )
+        run = seed % 2
+        return Replay(cells=cells, prefix=self.prefix, cost=cost, run=run, reference=reference, features=features)
 
 
 @cache
-def _read(table: Path, prefix: str, costs: tuple[str, ...], rungs: tuple[int, ...]) -> Cells:
-    return read(table, prefix=prefix, costs=costs, rungs=rungs)
+def _read(table: Path, prefix: str, costs: tuple[str, ...], rungs: tuple[int, ...], features: tuple[str, ...]) -> Cells:
+    return read(table, prefix=prefix, costs=costs, rungs=rungs, features=features)
 
 
 @dataclass(frozen=True, kw_only=True)
