@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gzip
 import itertools
 import json
 import math
@@ -9,10 +10,12 @@ import random
 import sys
 import types
 
+import numpy as np
 import pytest
+import torch
 
 from tests.benchmarks.replay import RUNGS, TableError, read
-from tests.benchmarks.search_efficiency import package
+from tests.benchmarks.search_efficiency import package, scores
 from tests.benchmarks.search_efficiency.__main__ import main
 from tests.benchmarks.search_efficiency.methods import SHARES, Setting, Task, simulate
 
@@ -187,3 +190,37 @@ def test_the_macs_of_a_cell_are_those_of_its_convolutions():
     """Of the table of ../shared: 421211 has 15.6474 million, 334131 113.951."""
     assert [round(package.macs(code), 3) for code in ("421211", "334131")] == [15.647, 113.951]
     assert package.macs("000000") == pytest.approx(7.78304)
+
+
+def test_depth_and_structure_of_a_cell_by_hand():
+    # edges 0-1, 0-2, 1-2, 0-3, 1-3, 2-3; 0 none, 1 skip, 2 a convolution of 1 x 1, 3 one of 3 x 3, 4 a pooling
+    assert [scores.depth(code) for code in ("000000", "000100", "303003", "333333", "240404", "200040")] == [0, 0, 3, 3, 0, 1]
+    assert scores.structure("303003") == "nor_conv_3x3(nor_conv_3x3(nor_conv_3x3(x)))"
+    assert scores.structure("100030") == scores.structure("000300") == scores.structure("010003")
+    assert scores.structure("300300") == scores.structure("000300"), "what leads nowhere is left out"
+    assert scores.structure("000110") != scores.structure("100110")
+
+
+def test_synflow_counts_the_flow_once_for_each_layer():
+    layers = [torch.nn.Conv2d(3, 2, 3, bias=False), torch.nn.Flatten(), torch.nn.Linear(2 * 30 * 30, 4, bias=False)]
+    weights = [layers[0].weight.abs().double(), layers[2].weight.abs().double()]
+    flow = torch.nn.functional.conv2d(torch.ones(1, 3, 32, 32).double(), weights[0]).flatten(1) @ weights[1].T
+    assert scores.synflow(torch.nn.Sequential(*layers)) == pytest.approx(2 * flow.sum().item())
+
+
+def test_scores_are_added_to_a_table_and_can_be_features(tmp_path):
+    codes = ["000000", "100030", "000300", "333333", "203104"]
+    with gzip.open(tmp_path / "in.csv.gz", "wt", newline="") as file:
+        head = ["code", "c10_val_200ep", "c100_val_200ep", "macs_M_calc", "params_M_calc"]
+        csv.writer(file).writerows([head, *([code, 60 + place, 40 + place, 1, 1] for place, code in enumerate(codes))])
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", train_images=images, train_labels=draw.integers(0, 10, 40))
+    given = ["--table", tmp_path / "in.csv.gz", "--data", tmp_path / "images.npz", "--earlier", tmp_path / "in.csv.gz"]
+    scores.main([*map(str, given), "--trained", "3", str(tmp_path / "out.csv.gz")])
+    found = {row["code"]: row for row in scores.read(tmp_path / "out.csv.gz")}
+    names = ("depth", "naswot", "grad_norm", "synflow", "earlier")
+    assert all(float(row[name]) > 0 for row in found.values() for name in names)
+    assert {name: found["100030"][name] for name in names[:4]} == {name: found["000300"][name] for name in names[:4]}
+    assert float(found["333333"]["naswot"]) > float(found["000300"]["naswot"])
+    assert found["000000"]["synflow"] == min((row["synflow"] for row in found.values()), key=float)
