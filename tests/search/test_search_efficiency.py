@@ -17,7 +17,7 @@ import torch
 from tests.benchmarks.replay import RUNGS, TableError, read
 from tests.benchmarks.search_efficiency import package, scores
 from tests.benchmarks.search_efficiency.__main__ import main
-from tests.benchmarks.search_efficiency.methods import SHARES, Setting, Task, simulate
+from tests.benchmarks.search_efficiency.methods import SHARES, WAYS, Earlier, Setting, Task, simulate
 
 COST = "lat_toy"
 COLUMNS = ["code", *(f"toy_{name}" for name in ("val_200ep", "val_12ep", "val_seed0", "val_seed1", "train_time_s"))]
@@ -136,6 +136,12 @@ def test_ours_is_told_of_the_features_asked_for_and_no_others(setting, table, tm
         run(table, tmp_path / "out.json", "--methods", "ours", "--features", "depht")
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_an_earlier_search_makes_ours_sooner(setting, way):
+    begun = dataclasses.replace(setting, earlier=Earlier("toy", way, 20))
+    assert hours(begun, "ours")[0][1] < hours(setting, "ours")[0][1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -194,7 +200,14 @@ def test_the_macs_of_a_cell_are_those_of_its_convolutions():
 
 def test_depth_and_structure_of_a_cell_by_hand():
     # edges 0-1, 0-2, 1-2, 0-3, 1-3, 2-3; 0 none, 1 skip, 2 a convolution of 1 x 1, 3 one of 3 x 3, 4 a pooling
-    assert [scores.depth(code) for code in ("000000", "000100", "303003", "333333", "240404", "200040")] == [0, 0, 3, 3, 0, 1]
+    assert [scores.depth(code) for code in ("000000", "000100", "303003", "333333", "240404", "200040")] == [
+        0,
+        0,
+        3,
+        3,
+        0,
+        1,
+    ]
     assert scores.structure("303003") == "nor_conv_3x3(nor_conv_3x3(nor_conv_3x3(x)))"
     assert scores.structure("100030") == scores.structure("000300") == scores.structure("010003")
     assert scores.structure("300300") == scores.structure("000300"), "what leads nowhere is left out"
@@ -211,16 +224,19 @@ def test_synflow_counts_the_flow_once_for_each_layer():
 def test_scores_are_added_to_a_table_and_can_be_features(tmp_path):
     codes = ["000000", "100030", "000300", "333333", "203104"]
     with gzip.open(tmp_path / "in.csv.gz", "wt", newline="") as file:
-        head = ["code", "c10_val_200ep", "c100_val_200ep", "macs_M_calc", "params_M_calc"]
-        csv.writer(file).writerows([head, *([code, 60 + place, 40 + place, 1, 1] for place, code in enumerate(codes))])
+        head = ["code", "c10_val_200ep", "macs_M_calc", "params_M_calc"]
+        csv.writer(file).writerows([head, *([code, 60 + place, 1, 1] for place, code in enumerate(codes))])
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", train_images=images, train_labels=draw.integers(0, 10, 40))
-    given = ["--table", tmp_path / "in.csv.gz", "--data", tmp_path / "images.npz", "--earlier", tmp_path / "in.csv.gz"]
-    scores.main([*map(str, given), "--trained", "3", str(tmp_path / "out.csv.gz")])
+    with gzip.open(tmp_path / "other.csv.gz", "wt", newline="") as file:
+        csv.writer(file).writerows([["code", "macs_M_calc", "c100_val_200ep"], *([code, 2, 40] for code in codes)])
+    given = ["--table", tmp_path / "in.csv.gz", "--data", tmp_path / "images.npz", "--join", tmp_path / "other.csv.gz"]
+    scores.main([*map(str, given), str(tmp_path / "out.csv.gz")])
     found = {row["code"]: row for row in scores.read(tmp_path / "out.csv.gz")}
-    names = ("depth", "naswot", "grad_norm", "synflow", "earlier")
+    names = ("depth", "naswot", "grad_norm", "synflow")
     assert all(float(row[name]) > 0 for row in found.values() for name in names)
-    assert {name: found["100030"][name] for name in names[:4]} == {name: found["000300"][name] for name in names[:4]}
+    assert {name: found["100030"][name] for name in names} == {name: found["000300"][name] for name in names}
+    assert {(row["macs_M_calc"], row["c100_val_200ep"]) for row in found.values()} == {("1", "40")}
     assert float(found["333333"]["naswot"]) > float(found["000300"]["naswot"])
     assert found["000000"]["synflow"] == min((row["synflow"] for row in found.values()), key=float)

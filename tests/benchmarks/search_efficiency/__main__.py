@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.search_efficiency [--table FILE] [--prefix c10] [--cost lat_raspi4 ...] [--seeds 10]
         [--workers 1 4 ...] [--methods ...] [--rungs 12 200] [--trials 400] [--hours H] [--until 0.99] [--limit-s S]
-        [--gp-trials 200] [--features COLUMN ...] [--python FILE ...] [--processes 2] [--plot OUT.png]
+        [--gp-trials 200] [--features COLUMN ...] [--earlier PREFIX WAY [--earlier-trials 60]] [--python FILE ...]
+        [--processes 2] [--plot OUT.png]
         [--json OUT [--resume [--again METHOD ...]]]
 
 Two objectives: validation error in %, and a cost: any column of the table, known before training. Rungs are 12 and
@@ -35,7 +36,9 @@ the hours that it came to.
 
 Ours learns from choices and from what is known before training. `--features` says what that is beside the cost: none,
 or columns of the table; without it parameters and MACs. `python -m tests.benchmarks.search_efficiency.scores` adds
-columns to a table: depth, and scores of untrained networks.
+columns to a table: depth, and scores of untrained networks. `--earlier c100 first` lets ours begin from a search on
+another data set of the table: its best are proposed first, as `search.start_from` does; with `feature` what was learnt
+of accuracy there is told of every cell instead.
 
 The peers are no dependency of the project: each runs in a process of its own, with this interpreter or the first of
 `--python` that has it. Tables: that of ../shared, or any of its layout (`tests.benchmarks.replay`). `python -m
@@ -55,6 +58,8 @@ from tests.benchmarks.replay import RUNGS, TableError
 from tests.benchmarks.search_efficiency.methods import (
     METHODS,
     SHARES,
+    WAYS,
+    Earlier,
     Setting,
     Task,
     lacking,
@@ -87,6 +92,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=1800.0, help="real seconds of one search")
     parser.add_argument("--gp-trials", type=int, default=200)
     parser.add_argument("--features", nargs="*", metavar="COLUMN", help="that ours knows beside the cost")
+    parser.add_argument("--earlier", nargs=2, metavar=("PREFIX", "WAY"), help=f"WAY is {' or '.join(WAYS)}")
+    parser.add_argument("--earlier-trials", type=int, default=60)
     parser.add_argument("--python", nargs="+", default=[], help="interpreters in which peers are looked for")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="OUT")
@@ -98,6 +105,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--resume needs --json OUT")
     if given.rungs not in (list(RUNGS), [RUNGS[-1]]):
         parser.error(f"--rungs are {RUNGS[0]} {RUNGS[-1]}, or {RUNGS[-1]} alone")
+    if given.earlier and given.earlier[1] not in WAYS:
+        parser.error(f"--earlier {' '.join(given.earlier)}: the way is {' or '.join(WAYS)}")
     given.cost = list(dict.fromkeys(given.cost or COSTS))
     return given
 
@@ -139,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         limit_s=given.limit_s,
         gp=given.gp_trials,
         pythons=pythons,
+        earlier=Earlier(*given.earlier, given.earlier_trials) if given.earlier else None,
         features=None if given.features is None else tuple(given.features),
     )
     try:

@@ -1,21 +1,26 @@
 """One search of one method in simulated time: by name, what searches, up to where, and what is kept of it."""
 
+import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 import spaces
+from search.record import State
 from search.study import studies
-from spaces import SpaceFile
+from search.study.warm_start import WarmStart, warm_start
+from spaces import SearchSpace, SpaceFile
 from spaces.schema import Search
-from tests.benchmarks.replay import ACCURACY, COUNTED, RUNGS, Cells, Replay, dimensions, read
+from tests.benchmarks.replay import ACCURACY, COUNTED, OPERATIONS, RUNGS, Cells, Replay, coded, dimensions, read
 from tests.benchmarks.search_efficiency.peers import PEERS, Elsewhere, PeerError, family
 from tests.benchmarks.search_efficiency.stock import OPTUNA, Optuna, Oracle
 from tests.benchmarks.simulation import MEMORY, Curve, End, Engine, Limits, Searcher, Simulation, Work, paid
@@ -45,7 +50,27 @@ ENGINES: Mapping[str, Ours] = {
 }
 ORACLE = "oracle"
 METHODS = (*OPTUNA, *ENGINES, ORACLE, *PEERS)
+EARLIER = "earlier_accuracy"
 _NAMES = {column: name for name, column in COUNTED.items()}
+
+
+WAYS = ("first", "feature")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A search on another data set of the same table, all trained to the end, whose hours are not counted.
+
+    Attributes:
+        prefix: of the columns of its data set.
+        way: of `WAYS`. `first`: as `search.start_from` does, the best quarter is proposed first; `feature`: what a
+            Gaussian process makes of its accuracies is told of every cell, as a cost would be.
+        trainings: full ones.
+    """
+
+    prefix: str
+    way: str
+    trainings: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +85,7 @@ class Setting:
         gp: trainings that GP may ask for.
         pythons: the interpreter of each family of peers.
         features: columns that ours is told of beside the cost; None for parameters and MACs, where they are.
+        earlier: the search on another data set that ours begins from, if any.
     """
 
     table: Path
@@ -73,6 +99,7 @@ class Setting:
     gp: int
     pythons: Mapping[str, str]
     features: tuple[str, ...] | None = None
+    earlier: Earlier | None = None
 
     @property
     def shares(self) -> list[float]:
@@ -83,15 +110,17 @@ class Setting:
         """In simulated hours of each of the workers."""
         return self.hours or self.trainings * replay.mean_hours / workers
 
-    def replay(self, cost: str, seed: int) -> Replay:
-        cells = _read(self.table, self.prefix, self.costs, self.rungs, self.features or ())
+    def replay(self, cost: str, seed: int, earlier: bool = False) -> Replay:
+        """Of the search, or of the earlier one."""
+        prefix, rungs = (self.earlier.prefix, RUNGS[-1:]) if earlier and self.earlier else (self.prefix, self.rungs)
+        cells = _read(self.table, prefix, self.costs, rungs, self.features or ())
         percentile = float(np.percentile([cell[cost] for cell in cells.values()], COST))
         reference = 100 - ERROR, percentile
         features = (
             COUNTED if self.features is None else {_NAMES.get(column, column): column for column in self.features}
         )
         run = seed % 2
-        return Replay(cells=cells, prefix=self.prefix, cost=cost, run=run, reference=reference, features=features)
+        return Replay(cells=cells, prefix=prefix, cost=cost, run=run, reference=reference, features=features)
 
 
 @cache
@@ -195,9 +224,45 @@ def _searcher(task: Task, setting: Setting, replay: Replay) -> Iterator[Searcher
     else:
         file = space_of(ENGINES[task.method], task.seed, replay, setting.rungs)
         with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-            study = studies.begin(Path(folder) / "s", file, replay, reference_point=replay.reference_point)
+            start = None
+            if setting.earlier:
+                replay, start = _begun(Path(folder) / "earlier", file, task, setting, setting.earlier)
+            point = replay.reference_point
+            study = studies.begin(Path(folder) / "s", file, replay, reference_point=point, start=start)
             yield Engine(study, replay)
             study.close()
+
+
+def _begun(
+    folder: Path, file: SpaceFile, task: Task, setting: Setting, given: Earlier
+) -> tuple[Replay, WarmStart | None]:
+    """What ours sees, and what it begins from, after an earlier search by the same sampler."""
+    now, before = setting.replay(task.cost, task.seed), setting.replay(task.cost, task.seed, earlier=True)
+    searched = space_of(ENGINES[task.method], task.seed, before, RUNGS[-1:])
+    study = studies.begin(
+        folder, searched, before, reference_point=before.reference_point, data={"cells": given.prefix}
+    )
+    Simulation(Engine(study, before), before, workers=1).run(Limits(hours=math.inf, trainings=given.trainings))
+    try:
+        if given.way == "first":
+            start = warm_start(study, SearchSpace(file), {"cells": setting.prefix})
+            return now, replace(start, first=start.first[: given.trainings // 4])
+        records = [record for record in study.records() if record.state is State.COMPLETE]
+        told = _predicted(now.cells, {coded(r.architecture.choices): r.history[-1].values[ACCURACY] for r in records})
+        cells = {code: {**cell, EARLIER: told[code]} for code, cell in now.cells.items()}
+        return replace(now, cells=cells, features={**now.features, EARLIER: EARLIER}), None
+    finally:
+        study.close()
+
+
+def _predicted(codes: Iterable[str], accuracies: Mapping[str, float]) -> dict[str, float]:
+    """What a Gaussian process believes of all cells, from the accuracies of some, in %."""
+    rows = {code: np.array([digit == str(kind) for digit in code for kind in range(len(OPERATIONS))]) for code in codes}
+    kernel = ConstantKernel() * Matern(3.0, (1.0, 30.0), nu=2.5) + WhiteKernel(0.1)
+    process = GaussianProcessRegressor(kernel, normalize_y=True)
+    process.fit(np.array([rows[code] for code in accuracies], float), np.array([*accuracies.values()]))
+    values = process.predict(np.array([*rows.values()], float))
+    return dict(zip(rows, map(float, values), strict=True))
 
 
 def space_of(ours: Ours, seed: int, replay: Replay, rungs: Sequence[int]) -> SpaceFile:

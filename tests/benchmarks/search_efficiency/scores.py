@@ -1,7 +1,7 @@
 """Adds columns to a table of NAS-Bench-201: what can be known of a cell before it is trained, beside its costs.
 
     python -m tests.benchmarks.search_efficiency.scores [--table FILE] [--data FILE] [--repeats 1] [--only N]
-        [--earlier FILE --earlier-prefix c100 [--trained 60]] OUT.csv.gz
+        [--join FILE] OUT.csv.gz
 
 | column | what |
 |---|---|
@@ -9,12 +9,12 @@
 | synflow | of absolute weights without batch norms, sum of weight times gradient (2006.05467) |
 | naswot | log determinant of how alike images are by which units they activate (2006.04647) |
 | grad_norm | of the loss of one batch, at initialisation (as in 2101.08134) |
-| earlier | accuracy on another data set, as a Gaussian process predicts it from `--trained` cells of its table |
 
-The last three of the middle are of the benchmark's network (2001.00326) with `--repeats` cells a stage (five in the
+The last three are of the benchmark's network (2001.00326) with `--repeats` cells a stage (five in the
 benchmark), 16 channels, untrained, on a batch of 32 images. Zeros become the least value above. `--only` scores so many
 cells, drawn by chance, and writes nothing. In both cases the rank correlation of each column with the accuracy after
-200 epochs is shown, and what a cell takes.
+200 epochs is shown, and what a cell takes. `--join` takes over the columns of another table that are not in this
+one, as of another data set.
 """
 
 import argparse
@@ -23,14 +23,12 @@ import gzip
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -158,17 +156,6 @@ def scored(code: str, repeats: int, images: Tensor, labels: Tensor) -> dict[str,
     return {"depth": depth(code), "naswot": naswot, "grad_norm": grad_norm, "synflow": synflow(model)}
 
 
-def predicted(codes: Sequence[str], accuracies: Mapping[str, float], trained: int) -> dict[str, float]:
-    """What a Gaussian process believes of all cells, from so many of another table, drawn by chance."""
-    known = np.random.default_rng(0).choice(sorted(accuracies), trained, replace=False)
-    rows = {code: np.array([digit == str(kind) for digit in code for kind in range(5)], float) for code in codes}
-    kernel = ConstantKernel() * Matern(3.0, (1.0, 30.0), nu=2.5) + WhiteKernel(0.1)
-    process = GaussianProcessRegressor(kernel, normalize_y=True)
-    process.fit(np.array([rows[code] for code in known]), np.array([accuracies[code] for code in known]))
-    values = process.predict(np.array([rows[code] for code in codes]))
-    return dict(zip(codes, map(float, values), strict=True))
-
-
 # Tables
 
 
@@ -190,12 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=SHARED / "data/cifar10_20k.npz")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--only", type=int)
-    parser.add_argument("--earlier", type=Path, metavar="FILE")
-    parser.add_argument("--earlier-prefix", default="c100")
-    parser.add_argument("--trained", type=int, default=60)
+    parser.add_argument("--join", type=Path, metavar="FILE")
     parser.add_argument("out", type=Path, metavar="OUT.csv.gz")
     given = parser.parse_args(arguments)
-    for path in filter(None, (given.table, given.data, given.earlier)):
+    for path in filter(None, (given.table, given.data, given.join)):
         if not path.is_file():
             sys.exit(f"needs {path}, which is not there")
     torch.set_num_threads(1)
@@ -213,18 +198,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row |= {name: repr(value) for name, value in known[same].items()}
     took = (time.perf_counter() - began) / len(known)
     columns = ["depth", "naswot", "grad_norm", "synflow"]
-    if given.earlier:
-        accuracies = {row["code"]: float(row[f"{given.earlier_prefix}_val_200ep"]) for row in read(given.earlier)}
-        found = predicted([row["code"] for row in rows], accuracies, given.trained)
-        for row in rows:
-            row["earlier"] = repr(found[row["code"]])
-        columns.append("earlier")
     for column in columns:
         above_zero(rows, column)
     truth = [float(row["c10_val_200ep"]) for row in rows]
     for column in (*columns, "macs_M_calc", "params_M_calc"):
         print(f"{column:14} {spearmanr([float(row[column]) for row in rows], truth).statistic:.2f}")
     print(f"{1000 * took:.0f} ms a cell, {len(rows)} cells, {len(known)} of them different")
+    if given.join:
+        others = {row["code"]: row for row in read(given.join)}
+        rows = [{**others[row["code"]], **row} for row in rows]
     if not given.only:
         with gzip.open(given.out, "wt", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
