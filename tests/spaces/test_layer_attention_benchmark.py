@@ -209,7 +209,7 @@ def test_it_measures_everything_and_goes_on_from_what_is_there(
     assert [(row["arm"], row["seed"]) for row in second["trainings"][len(arms) :]] == [("mrla_base", 1), ("plain", 1)]
     assert second["steps"] == first["steps"]
     assert "not measured" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"was made with --lr 0\.00625, not 0\.5; write another file"):
+    with pytest.raises(SystemExit, match=r"was made with --lr 0\.02, not 0\.5; write another file"):
         benchmark(tiny, tmp_path / "out.json", "--resume", "--lr", "0.5")
 
 
