@@ -1,22 +1,24 @@
 """Redundant layers are measured, found, and skipped at no cost; layers that differ are not."""
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_model, save_model
-from scipy.special import betainc, betaln
+from scipy import stats
 from torch import Tensor, distributed, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spaces import Architecture, build
 from spaces.techniques.layer_attention.ela import Gate, Policy, SkipController, redundancy
 from spaces.techniques.layer_attention.mrla import BaseLayer
-from spaces.techniques.layer_attention.rules import quantiles
+from spaces.techniques.layer_attention.rules import beta_quantile, quantiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,24 +80,36 @@ def test_identical_attention_is_redundant_and_disjoint_attention_is_not() -> Non
 
 
 def test_quantiles_keep_the_order_and_are_of_the_likeliest_beta() -> None:
-    divergences = [0.02, 0.5, 0.1, 0.9, 0.3]
+    divergences = [0.02, 0.5, 0.01, 0.9, 0.04]
     levels = quantiles(divergences)
     assert sorted(levels) == [level for _, level in sorted(zip(divergences, levels, strict=True))]
-    xs = [1 - math.exp(-kl) for kl in divergences]
+    xs, bound = [1 - math.exp(-kl) for kl in divergences], 1 - math.exp(-0.05)
 
     def likelihood(alpha: float, beta: float) -> float:
-        return sum((alpha - 1) * math.log(x) + (beta - 1) * math.log(1 - x) - betaln(alpha, beta) for x in xs)
+        found = stats.beta(alpha, beta)
+        return sum(float(found.logpdf(x) if x < bound else found.logsf(bound)) for x in xs)
 
-    # a grid by hand finds no likelier one than that of which these are the quantiles
-    steps = [0.02 * step for step in range(1, 200)]
-    alpha, beta = max(((a, b) for a in steps for b in steps), key=lambda pair: likelihood(*pair))
-    assert levels == pytest.approx([float(betainc(alpha, beta, x)) for x in xs], abs=0.01)
+    # no other of a grid by hand is likelier than that of which these are the quantiles
+    grid = itertools.product([0.1 * step for step in range(5, 30)], range(10, 80))
+    alpha, beta = max(grid, key=lambda pair: likelihood(*pair))
+    assert levels == pytest.approx([float(stats.beta.cdf(x, alpha, beta)) for x in xs], abs=0.02)
 
 
-def test_the_least_of_two_heaps_of_divergences_are_below_the_threshold() -> None:
-    levels = quantiles([0.002, 0.01, 0.02, 0.03, 0.04, 8, 100, 500])
-    assert all(level < 0.3 for level in levels[:5])
-    assert all(level > 0.8 for level in levels[5:])
+def test_how_far_a_divergence_is_above_the_guard_does_not_matter() -> None:
+    alike = [0.002, 0.01, 0.02, 0.03, 0.04]
+    levels = quantiles([*alike, 0.06, 0.07, 0.08])
+    assert quantiles([*alike, 8, 100, 500])[:5] == pytest.approx(levels[:5], abs=1e-9)
+    assert sum(level < 0.3 for level in levels) == 2  # of eight
+    assert [level < 0.6 for level in levels] == [True] * 5 + [False] * 3
+
+
+def test_a_divergence_more_or_less_does_not_turn_everything_over() -> None:
+    """Here scipy.stats.beta.fit finds no parameters, or such as put all or none below the threshold."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        alike = (torch.rand(29, generator=generator) * math.log(30) + math.log(1e-5)).exp().tolist()
+        assert 2 <= sum(beta_quantile([*alike, 30.0], 0.3, Random(0))) <= 12
+    assert quantiles([0.0] * 20 + [8.0])[0] == pytest.approx(quantiles([0.0] * 21 + [8.0])[0], abs=0.01)
 
 
 def test_where_all_are_equal_the_divergence_itself_decides() -> None:
@@ -162,11 +176,11 @@ def test_what_differs_is_kept_whatever_its_rank() -> None:
 
 def test_the_mask_of_each_rule_by_hand() -> None:
     divergences = (0.04, 0.3, 0.01, 0.02)
-    # x = 1 - exp(-KL) = 0.0392, 0.2592, 0.00995, 0.0198: means of log x and log (1 - x) -3.28 and -0.092, so
-    # Beta(0.706, 7.78), of which 0.0392 is the quantile 0.42, 0.0198 is 0.27 and 0.00995 is 0.17
-    assert decided(divergences, threshold=0.2) == (False, False, True, False)
-    assert decided(divergences, threshold=0.3) == (False, False, True, True)
-    assert decided(divergences, threshold=0.6) == (True, False, True, True)
+    # x = 1 - exp(-KL) = 0.0392, 0.0099, 0.0198 and one above 0.0488: Beta(2.06, 57.5) is the likeliest,
+    # of which 0.0392 is the quantile 0.66, 0.0198 is 0.31 and 0.0099 is 0.11
+    assert decided(divergences, threshold=0.3) == (False, False, True, False)
+    assert decided(divergences, threshold=0.4) == (False, False, True, True)
+    assert decided(divergences, threshold=0.7) == (True, False, True, True)
     assert decided(divergences, rule="percentile", threshold=0.5) == (False, False, True, True)
     assert decided(divergences, rule="percentile", threshold=0.9) == (True,) * 4  # four of four, whatever they are
     assert decided(divergences, rule="kl_threshold", threshold=0.03) == (False, False, True, True)
@@ -231,6 +245,55 @@ def test_probe_epochs_measure_skipped_layers_again_and_can_bring_them_back(probe
     epoch(model, 5, 20)
     assert controller.skipped[:2] == (for_good, for_good)
     assert (controller.divergences[:2] == before) is for_good
+
+
+@pytest.mark.parametrize("rule", ["percentile", "random", "beta_quantile"])
+@pytest.mark.parametrize("probe_every", [0, 5])
+def test_between_probes_no_more_are_skipped_though_what_is_kept_converges(rule: str, probe_every: int) -> None:
+    policy = Policy(rule=rule, threshold=0.25, warm_up=0.1, probe_every=probe_every)
+    gates = {f"block{place}": Gate(policy) for place in range(12)}
+    controller = SkipController(gates, 12)
+    masks = []
+    for number in range(1, 13):
+        for place, gate in enumerate(gates.values()):
+            if not gate.skipped or gate.probing:
+                gate.total.fill_(0.001 * (place + 1) * 0.5**number)
+                gate.weight.fill_(1.0)
+        controller.end_epoch(number, 40)
+        masks.append(controller.skipped)
+    assert not any(map(any, masks[:3]))  # warm-up
+    assert masks[3:9] == [masks[3]] * 6
+    assert sum(masks[3]) > 0
+    assert rule == "beta_quantile" or all(sum(mask) == 3 for mask in masks[3:])
+
+
+def test_more_join_what_is_skipped_once_they_are_redundant_too() -> None:
+    policy = Policy(rule="kl_threshold", threshold=0.05, warm_up=0.1, probe_every=0)
+    gates = {f"block{place}": Gate(policy) for place in range(3)}
+    controller = SkipController(gates, 3)
+    for number, divergences in enumerate([(0.01, 0.2, 0.3), (0.9, 0.04, 0.3)], 1):
+        for gate, divergence in zip(gates.values(), divergences, strict=True):
+            if not gate.skipped:
+                gate.total.fill_(divergence)
+                gate.weight.fill_(1.0)
+        controller.end_epoch(number, 10)
+    assert controller.skipped == (True, True, False)
+
+
+def test_a_batch_that_overflowed_is_not_counted() -> None:
+    model = network().train()
+    for images in (torch.randn(8, 3, 16, 16), torch.full((8, 3, 16, 16), math.nan)):
+        model(images)
+        divergences = controller_of(model).divergences
+        assert all(kl is not None and math.isfinite(kl) for kl in divergences)
+    assert all(gate.weight == pytest.approx(0.1) for gate in controller_of(model).gates)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_it_trains_in_other_types(dtype: torch.dtype) -> None:
+    model = network().to(dtype).train()
+    model(torch.randn(8, 3, 16, 16, dtype=dtype)).sum().backward()
+    assert all(kl is not None for kl in controller_of(model).divergences)
 
 
 def test_nothing_is_measured_where_nothing_is_learnt() -> None:

@@ -110,7 +110,7 @@ class LayerAttention(Technique):
         found = {stage: places(anatomy, stage) for stage, choice in enumerate(choices) if choice != "none"}
         lengths = widths(model, anatomy, [place for members in found.values() for place in members])
         reference = next(model.parameters())
-        stages, gates = nn.ModuleList(), dict[str, Gate]()
+        attending, gates = list[nn.ModuleList](), dict[str, Gate]()
         for stage, members in found.items():
             choice, layers = choices[stage], nn.ModuleList()
             size = self.value(choice, "head_dim")
@@ -125,11 +125,10 @@ class LayerAttention(Technique):
                 layers.append(layer)
                 if isinstance(layer, BaseLayer) and isinstance(layer.gate, Gate):
                     gates[place.block] = layer.gate
-            stages.append(layers)
-        model.layer_attention = stages
+            attending.append(layers)
+        model.layer_attention = nn.ModuleList(attending)
         if gates:
-            retrievals = sum(len(found[stage]) for stage in found)
-            model.skip_controller = SkipController(gates, retrievals).to(reference.device)
+            model.skip_controller = SkipController(gates, sum(len(layers) for layers in attending)).to(reference.device)
 
     def _policy(self, choice: Choice) -> Policy:
         return Policy(

@@ -52,7 +52,7 @@ class Policy:
 
     def first(self, epochs: int) -> int:
         """The epoch at whose end is decided for the first time."""
-        return max(1, math.ceil(self.warm_up * epochs))
+        return max(1, math.ceil(round(self.warm_up * epochs, 9)))
 
     def probes(self, epoch: int, epochs: int) -> bool:
         """Whether the epoch after this one is a probe; not the last, which trains what is evaluated."""
@@ -107,8 +107,10 @@ class Gate(nn.Module):
         """Take in the last of these, [B, g, t] each, which is this layer's; while it learns only."""
         if self._learning:
             with torch.no_grad():
-                self.total.lerp_(redundancy(logits[-1], logits[-2]), 1 - KEPT)
-                self.weight.lerp_(torch.ones_like(self.weight), 1 - KEPT)
+                divergence = redundancy(logits[-1], logits[-2]).to(self.total.dtype)
+                share = (1 - KEPT) * divergence.isfinite().to(self.total.dtype)  # of a batch that overflowed nothing
+                self.total.lerp_(divergence.nan_to_num(0.0, 0.0, 0.0), share)
+                self.weight.lerp_(torch.ones_like(self.weight), share)
 
     def decide(self, skipped: bool, probing: bool) -> None:
         if probing and skipped and self.weight:
@@ -151,8 +153,10 @@ class SkipController(nn.Module):
     - A skipped layer computes nothing but its block, in training and evaluation alike; later layers do not see
       it, and compare themselves with the last layer kept. Its parameters get no gradient, so
       `DistributedDataParallel` needs `find_unused_parameters=True`.
-    - It measures nothing while skipped, but in the probe epochs of its policy, in which evaluation keeps the decision.
-    - Processes of a `torch.distributed` group average what they measured, and all take the mask of the first.
+    - It measures nothing while skipped, but in the probe epochs of its policy, in which evaluation keeps the decision;
+      only after such an epoch is a layer taken back.
+    - Processes of a `torch.distributed` group average what they measured, and all take the mask of the first. In a
+      `DistributedDataParallel` with `broadcast_buffers`, its default, each counts on from the first's average.
 
     Args:
         gates: by path of the block after which the layer stands, from input to output.
@@ -188,18 +192,29 @@ class SkipController(nn.Module):
         """Decide, after warm-up and before the last epoch; then say whether the next epoch is a probe."""
         _average([value for gate in self.gates for value in (gate.total, gate.weight)])
         measured = {gate: divergence for gate in self.gates if (divergence := gate.divergence) is not None}
-        masks: dict[Policy, dict[Gate, bool]] = {}
+        skipped = {gate: bool(gate.skipped) for gate in self.gates}
         for policy in dict.fromkeys(gate.policy for gate in measured):
-            mask = RULES[policy.rule](list(measured.values()), policy.threshold, Random(int(self.seed)))
-            masks[policy] = dict(zip(measured, mask, strict=True))
-        decided = []
-        for gate in self.gates:
-            policy, skipped = gate.policy, bool(gate.skipped)
-            if policy.first(epochs) <= epoch < epochs and gate in measured:
-                skipped = masks[policy][gate] or (skipped and not policy.probe_every)
-            decided.append(skipped)
-        for gate, skipped in zip(self.gates, self._agreed(decided), strict=True):
-            gate.decide(skipped, gate.policy.probes(epoch, epochs))
+            if policy.first(epochs) <= epoch < epochs:
+                mask = RULES[policy.rule](list(measured.values()), policy.threshold, Random(int(self.seed)))
+                chosen = [gate for gate, one in zip(measured, mask, strict=True) if one and gate.policy == policy]
+                skipped |= self._after(policy, chosen, measured)
+        for gate, one in zip(self.gates, self._agreed([skipped[gate] for gate in self.gates]), strict=True):
+            gate.decide(one, gate.policy.probes(epoch, epochs))
+
+    def _after(self, policy: Policy, chosen: Sequence[Gate], measured: Mapping[Gate, float]) -> dict[Gate, bool]:
+        """Of the measured gates of a policy, which are skipped now that its rule has chosen.
+
+        After a probe those that were chosen. Else what is skipped stays so, as it was not measured, and of the others
+        those that diverge least join it, until as many are skipped as were chosen: what was measured long ago does not
+        make room for more.
+        """
+        own = [gate for gate in measured if gate.policy == policy]
+        if any(bool(gate.probing) for gate in own):
+            return {gate: gate in chosen for gate in own}
+        kept = [gate for gate in own if gate.skipped]
+        joining = sorted((gate for gate in chosen if gate not in kept), key=lambda gate: measured[gate])
+        now = {*kept, *joining[: max(0, len(chosen) - len(kept))]}
+        return {gate: gate in now for gate in own}
 
     def _agreed(self, mask: list[bool]) -> list[bool]:
         if _together():

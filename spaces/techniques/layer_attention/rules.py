@@ -6,17 +6,19 @@ A rule takes the divergences of all layers that were measured, in nats and from 
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from random import Random
 from typing import Protocol
 
 import numpy as np
-from scipy import stats
-from scipy.stats import FitError
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import betainc, betaincc, betaln
 
 KAPPA = 0.05  # nats; logits correlated by 99% give 0.006, by 90% 0.05 to 0.08, independent ones 0.55 to 0.78
-_EDGE = 1e-4  # divergences are mapped into this far from 0 and 1
+_LEAST, _MOST = 1e-6, 1 - 1e-4  # divergences are mapped to between these: what single precision tells, and 9 nats
 _FLAT = 1e-12  # a variance below this says that all are equal
+_BOUNDS = (-10.0, 20.0)  # of the logarithms of both parameters of a Beta distribution
+_NEVER = 1e-300  # a probability, so that its logarithm is finite
 
 
 class Rule(Protocol):
@@ -26,17 +28,31 @@ class Rule(Protocol):
 def quantiles(divergences: Sequence[float]) -> list[float]:
     """Where each divergence lies, from 0 to 1, in the Beta distribution fitted to all of them.
 
-    A divergence becomes x = 1 - exp(-KL) first. The fit is that of the greatest likelihood: where some layers hardly
-    differ and others do by whole nats, the Beta of the same mean and variance has half of its mass below the least of
-    them. Where none can be fitted (all are equal), the uniform one stands in for it.
+    A divergence becomes x = 1 - exp(-KL) first. The fit is that of the greatest likelihood, in which divergences from
+    `KAPPA` on count as no less than that: of how far they are above it, whole nats where others are thousandths, no
+    Beta has room. Where all are equal, the uniform one stands in for it.
     """
-    xs = np.clip(-np.expm1(-np.asarray(divergences, float)), _EDGE, 1 - _EDGE)
+    xs = np.clip(-np.expm1(-np.asarray(divergences, float)), _LEAST, _MOST)
+    below = np.asarray(divergences) < KAPPA
     alpha, beta = 1.0, 1.0
-    if xs.var() > _FLAT:
-        with suppress(FitError):
-            alpha, beta, *_ = stats.beta.fit(xs, floc=0, fscale=1)
-    levels: list[float] = stats.beta.cdf(xs, alpha, beta).tolist()
+    if below.any() and xs.var() > _FLAT:
+        alpha, beta = _likeliest(xs[below], int((~below).sum()), -math.expm1(-KAPPA))
+    levels: list[float] = betainc(alpha, beta, xs).tolist()
     return levels
+
+
+def _likeliest(xs: NDArray[np.float64], above: int, bound: float) -> tuple[float, float]:
+    """The parameters of the Beta distribution of these values and so many more above a bound."""
+    ones, others = float(np.log(xs).sum()), float(np.log1p(-xs).sum())
+
+    def loss(logs: NDArray[np.float64]) -> float:
+        alpha, beta = np.exp(logs)
+        left = math.log(max(float(betaincc(alpha, beta, bound)), _NEVER))
+        return float(len(xs) * betaln(alpha, beta) - (alpha - 1) * ones - (beta - 1) * others) - above * left
+
+    found = minimize(loss, np.zeros(2), method="Nelder-Mead", bounds=[_BOUNDS] * 2)
+    alpha, beta = np.exp(found.x)
+    return float(alpha), float(beta)
 
 
 def beta_quantile(divergences: Sequence[float], threshold: float, random: Random) -> list[bool]:
