@@ -154,6 +154,16 @@ def test_trainings_are_held_against_time_and_accuracy(
     assert rules == [OPEN, better if seeds >= 5 else OPEN]  # percentile was not trained
 
 
+def test_what_diverged_is_not_fast_and_what_was_copied_is_no_comparison() -> None:
+    rows = [training("ela", seed, 0.5, 0.6, 0.5) for seed in range(5)]
+    rows += [training(arm, seed, 0.5) for arm in ("mrla_base", NAIVE) for seed in range(5)]
+    rows += [training("random", seed, 0.4) | {"same_network_as": "ela"} for seed in range(5)]
+    assert verdicts({}, rows) | {"ela's training": [REACHED]} == verdicts({}, rows)
+    assert verdicts({}, rows)["the beta quantile"] == [OPEN, OPEN]
+    rows[:5] = [row | {"diverged": "at once", "train_seconds": 0.0} for row in rows[:5]]
+    assert verdicts({}, rows)["ela's training"] == [OPEN]
+
+
 def test_differences_are_of_the_seeds_that_both_have() -> None:
     rows = [training("ela", seed, accuracy) for seed, accuracy in ((0, 0.50), (1, 0.52), (7, 0.9))]
     rows += [training("mrla_base", seed, 0.5) for seed in (0, 1, 2)]

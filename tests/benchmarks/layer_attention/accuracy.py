@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -90,12 +91,12 @@ def _training(
     model = network(plan, dataset.num_classes, seed=seed, naive=ARMS[arm].naive)
     layers = attending(model)
     trainer = Trainer(model, dataset, recipe_of(given), horizon=given.epochs, seed=seed, device=given.device)
-    seconds, shares, gates = [], [0.0], _gates(model)
+    seconds, masks = [], [_mask(model)]
     failed: Row = {}
     try:
         while trainer.epoch < given.epochs:
             seconds.append(trainer.train_epoch()["seconds"])
-            shares.append(_skipped(model) / layers if layers else 0.0)
+            masks.append(_mask(model))
         trainer.recalibrate()
         accuracy = trainer.score(dataset.test).accuracy
     except TrainingDiverged as error:
@@ -108,9 +109,9 @@ def _training(
         "accuracy": accuracy,
         "train_seconds": sum(seconds),
         "epoch_seconds": seconds,
-        "skipped_share": shares[-1],
-        "skipped_share_of_gates": _skipped(model) / gates if gates else 0.0,
-        "skipped_share_by_epoch": shares[1:],
+        "skipped_share": sum(masks[-1]) / layers if layers else 0.0,
+        "skipped_share_of_gates": _share(masks[1:-1]),
+        "skipped_share_by_epoch": [sum(mask) / layers if layers else 0.0 for mask in masks[1:]],
         "divergences": list(getattr(model, "skip_controller", _Nothing).divergences),
         **failed,
     }
@@ -126,12 +127,15 @@ class _Nothing:
     skipped = divergences = ()
 
 
-def _skipped(model: torch.nn.Module) -> int:
-    return sum(getattr(model, "skip_controller", _Nothing).skipped)
+def _mask(model: torch.nn.Module) -> tuple[bool, ...]:
+    found: tuple[bool, ...] = getattr(model, "skip_controller", _Nothing).skipped
+    return found
 
 
-def _gates(model: torch.nn.Module) -> int:
-    return len(getattr(model, "skip_controller", _Nothing).skipped)
+def _share(masks: Sequence[tuple[bool, ...]]) -> float:
+    """The mean over the epochs that were trained with these, from the first in which anything was skipped."""
+    first = next((place for place, mask in enumerate(masks) if any(mask)), None)
+    return 0.0 if first is None else fmean(sum(mask) / len(mask) for mask in masks[first:])
 
 
 def paired(rows: Sequence[Row], one: str, other: str, images: int) -> Row | None:

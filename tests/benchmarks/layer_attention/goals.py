@@ -112,14 +112,15 @@ def _by_depth(trainings: Sequence[Row], judge: Callable[[int, list[Row]], Iterat
 
 def _training(depth: int, rows: list[Row], images: int) -> Iterator[Goal]:
     name = f"ela's training at most {TRAINING:g} of the naive form's time, at most {POINTS:g} points below mrla_base"
-    ela, naive = ({row["seed"]: row for row in rows if row["arm"] == arm} for arm in ("ela", NAIVE))
+    timed = [row for row in rows if "diverged" not in row]  # of which not all epochs were trained
+    ela, naive = ({row["seed"]: row for row in timed if row["arm"] == arm} for arm in ("ela", NAIVE))
     found, seeds = paired(rows, "ela", "mrla_base", images), sorted(ela.keys() & naive.keys())
     if found is None or not seeds:
         yield _goal(name, depth, None, "no trainings of ela, mrla_base and the naive form")
         return
     ratio = statistics.median(ela[seed]["train_seconds"] / naive[seed]["train_seconds"] for seed in seeds)
     skipped = statistics.fmean(row["skipped_share"] for row in ela.values())
-    numbers = f"{ratio:.2f} of the time, {_points(found)}, {skipped:.2f} skipped"
+    numbers = f"{ratio:.2f} of the time (n = {len(seeds)}), {_points(found)}, {skipped:.2f} skipped"
     if not skipped:
         numbers += " (nothing was: this says nothing about skipping)"
     enough = found["n"] >= LEAST_SEEDS
@@ -129,12 +130,11 @@ def _training(depth: int, rows: list[Row], images: int) -> Iterator[Goal]:
 def _rules(depth: int, rows: list[Row], images: int) -> Iterator[Goal]:
     for rule in MATCHED:
         name = f"the beta quantile at least as accurate as {rule} at the same ratio"
-        found = paired(rows, "ela", rule, images)
+        there = any(row["arm"] == rule for row in rows)
+        found = paired([row for row in rows if row["arm"] != rule or "same_network_as" not in row], "ela", rule, images)
         if found is None:
-            yield _goal(name, depth, None, "no trainings of both")
-            continue
-        if all(row.get("same_network_as") for row in rows if row["arm"] == rule):
-            yield _goal(name, depth, None, "nothing was skipped: all rules are one network")
+            why = "nothing was skipped: all rules are one network" if there else "no trainings of both"
+            yield _goal(name, depth, None, why)
             continue
         enough, chance = found["n"] >= LEAST_SEEDS, found["low"] <= 0 <= found["high"]
         numbers = _points(found) + (", which chance explains" if enough and chance else "")
