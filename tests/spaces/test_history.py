@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from spaces import Architecture, build
+from spaces.techniques.layer_attention import history
 from spaces.techniques.layer_attention.mrla import BaseAttention, BaseLayer
 from tests.spaces.attended import FAMILIES, attentions, awake, images_for, network
 
@@ -112,6 +113,27 @@ def test_going_back_twice_and_half_way_gives_whole_gradients() -> None:
         loss.backward(retain_graph=True)
         found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["last", "every"])
+def test_gradients_are_whole_where_nothing_else_leads_from_layer_to_layer(
+    loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in training block by block: each block's input is cut off from what made it."""
+    model, images = attending("resnet"), images_for("resnet")
+    blocks, outs = [block for stage in (model.layer1, model.layer2, model.layer3) for block in stage], list[Tensor]()
+    for block in blocks:
+        block.register_forward_pre_hook(lambda _module, inputs: (inputs[0].detach(), *inputs[1:]))
+        block.register_forward_hook(lambda _module, _inputs, out: outs.append(out))
+
+    def losses() -> Tensor:
+        outs.clear()
+        answer: Tensor = model(images)
+        return answer.square().sum() + (sum(out.square().mean() for out in outs) if loss == "every" else 0.0)
+
+    found = gradients(model, losses)
+    monkeypatch.setattr(history, "_whole", lambda: True)
+    torch.testing.assert_close(found, gradients(model, losses), rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_of_gradients_are_refused() -> None:

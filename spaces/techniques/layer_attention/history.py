@@ -43,6 +43,7 @@ class History:
         self._positions: list[int] = []
         self._maps: list[Tensor] = []  # where the graph is to be seen whole, see `attend`
         self._values: _Values | None = None
+        self._link: Tensor | None = None  # see `_Sum`
         self._last: weakref.ref[_Values] | None = None
         self._waiting = weakref.WeakSet[_Values]()
 
@@ -88,11 +89,13 @@ class History:
             return total
         if self._values is None:
             self._values = _Values(value, query.shape[1], sum(gate is None or gate.open for gate in self.gates))
-        summed: Tensor = _Sum.apply(weights, value, self._values)
+        summed: Tensor
+        summed, self._link = _Sum.apply(weights, value, self._link, self._values)
         return summed
 
     def _forget(self) -> None:
-        self.keys, self.logits, self._positions, self._maps, self._values = [], [], [], [], None
+        self.keys, self.logits, self._positions, self._maps = [], [], [], []
+        self._values = self._link = None
 
     def _return(self, position: int) -> None:
         """To the pass that went before, as it was when the layer at `position` came."""
@@ -136,21 +139,19 @@ class _Values:
         self._gradients: Tensor | None = None
         self._task = -1
 
-    def gradients(self, weights: Tensor, given: Tensor) -> Tensor:
+    def gradients(self, weights: Tensor, given: Tensor | None) -> Tensor | None:
         """[B g, t, d H W], with the weighted gradient of a sum over t layers added; later layers came before.
 
         Args:
             weights: [B g, t, 1].
-            given: the gradient of the sum, [B g, 1, d H W].
+            given: the gradient of the sum, [B g, 1, d H W]; None where nothing depends on it.
         """
         task = torch._C._current_graph_task_id()
         count = weights.shape[1]
-        if self._gradients is None or task != self._task:
-            self._gradients = torch.bmm(weights, given)
-        else:
-            self._gradients = self._gradients[:, :count].baddbmm_(weights, given)
-        self._task = task
-        found = self._gradients
+        found = self._gradients[:, :count] if self._gradients is not None and task == self._task else None
+        if given is not None:
+            found = torch.bmm(weights, given) if found is None else found.baddbmm_(weights, given)
+        self._gradients, self._task = found, task
         if count == 1:  # a loss that is kept keeps this too: let it be small
             self._gradients = self.maps = self.left = None
         return found
@@ -160,12 +161,15 @@ class _Values:
 class _Sum(torch.autograd.Function):
     """The weighted sum over the values of a pass, of which the last is new; see `History.attend`.
 
-    The gradient of a value is complete when the backward pass comes to the layer that it is of, since every later
-    layer stands between that one and the loss. So it is summed up in one place, and handed on there.
+    The gradient of a value is complete when the backward pass comes to the layer that it is of, after every later
+    one. So it is summed up in one place, and handed on there. What a layer gives beside its sum, and the next one
+    takes, is a number without meaning that makes it so, even where nothing else leads from one to the other.
     """
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, value: Tensor, values: _Values) -> Tensor:
+    def forward(
+        ctx: Any, weights: Tensor, value: Tensor, link: Tensor | None, values: _Values
+    ) -> tuple[Tensor, Tensor]:
         assert values.maps is not None
         batch, heads, count = weights.shape
         maps = values.maps.data  # not through the version counter: what earlier layers saved of it stays as it is
@@ -174,20 +178,25 @@ class _Sum(torch.autograd.Function):
         )
         total = torch.bmm(weights.reshape(batch * heads, 1, count), maps.flatten(0, 1)[:, :count]).to(value.dtype)
         ctx.save_for_backward(weights, values.maps)
-        ctx.values = values
-        return (
-            total.view(value.shape) if value.is_contiguous() else torch.empty_like(value).copy_(total.view(value.shape))
-        )
+        ctx.set_materialize_grads(False)
+        ctx.values, ctx.shape, ctx.linked = values, value.shape, link is not None
+        total = total.view(value.shape)
+        return total if value.is_contiguous() else torch.empty_like(value).copy_(total), value.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(
+        ctx: Any, given: Tensor | None, link: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         weights, maps = ctx.saved_tensors
         batch, heads, count = weights.shape
-        shape, given = given.shape, given.reshape(batch * heads, 1, -1)
-        products = torch.bmm(given, maps.flatten(0, 1)[:, :count].transpose(1, 2)).view_as(weights)
+        products = None
+        if given is not None:
+            given = given.reshape(batch * heads, 1, -1)
+            products = torch.bmm(given, maps.flatten(0, 1)[:, :count].transpose(1, 2)).view_as(weights)
         gradients = ctx.values.gradients(weights.reshape(batch * heads, count, 1), given)
-        return products, gradients[:, -1].reshape(shape), None
+        last = None if gradients is None else gradients[:, -1].reshape(ctx.shape)
+        return products, last, maps.new_zeros(()) if ctx.linked else None, None
 
 
 def products(query: Tensor, key: Tensor) -> Tensor:
