@@ -143,6 +143,14 @@ def test_gradients_of_gradients_are_refused() -> None:
         gradient.sum().backward()
 
 
+def test_a_network_whose_pass_broke_off_can_be_copied() -> None:
+    model, images = attending("resnet", "mrla_light"), images_for("resnet")
+    model.layer2[1].register_forward_hook(lambda *_: 1 / 0, prepend=True)
+    with pytest.raises(ZeroDivisionError):
+        model(images)
+    copy.deepcopy(model)
+
+
 def test_a_network_can_be_copied_and_pickled_in_the_middle_of_a_pass() -> None:
     model, images = attending("resnet").eval(), images_for("resnet")
     stages: Any = model.layer_attention
@@ -157,6 +165,19 @@ def test_a_network_can_be_copied_and_pickled_in_the_middle_of_a_pass() -> None:
     expected = model(images)
     assert torch.equal(copies[0](images), expected)
     assert not any(layer.history.keys for layer in copies[1].modules() if isinstance(layer, BaseLayer))
+
+
+@pytest.mark.parametrize("compiled", [0, 1])
+def test_blocks_compiled_one_by_one_give_the_same_or_a_reason(compiled: int) -> None:
+    model, images = attending("resnet").eval(), images_for("resnet")
+    expected = model(images)
+    torch._dynamo.reset()
+    model.layer2[compiled].compile(backend="aot_eager")
+    if compiled == 0:  # of the stage's first block the others see what it left
+        torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
+    else:
+        with pytest.raises(RuntimeError, match="compile the whole model, or every block of the stage"):
+            model(images)
 
 
 def test_nothing_of_a_pass_is_kept_when_it_is_over() -> None:

@@ -41,7 +41,7 @@ class History:
         self.keys: list[Tensor] = []
         self.logits: list[Tensor] = []
         self._positions: list[int] = []
-        self._maps: list[Tensor] = []  # where the graph is to be seen whole, see `attend`
+        self._maps: list[Tensor] = []  # where the graph is to be seen whole, and after that; see `attend`
         self._values: _Values | None = None
         self._link: Tensor | None = None  # see `_Sum`
         self._last: weakref.ref[_Values] | None = None
@@ -81,8 +81,13 @@ class History:
         logits = products(query.unsqueeze(2), torch.stack(self.keys, 2))
         self.logits.append(logits.detach())
         weights = logits.softmax(-1).to(value.dtype)
-        if _whole():
+        if _whole() or self._maps:
             self._maps.append(value)
+            if len(self._maps) < len(self.keys):
+                raise RuntimeError(
+                    "layer attention: a block that is compiled follows blocks that are not, and does not see what they"
+                    " left; compile the whole model, or every block of the stage"
+                )
             total = value.new_zeros(())
             for weight, one in zip(per_channel(weights, query.shape[-1]).unbind(2), self._maps, strict=True):
                 total = torch.addcmul(total, weight, one)

@@ -30,6 +30,12 @@ class Tap:
     def __init__(self) -> None:
         self._held: list[Tensor] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()
+
     def __call__(self, module: nn.Module, given: Any, output: Any = None) -> None:
         self._held[:] = [given[0] if output is None else output]
 
