@@ -61,7 +61,7 @@ class LayerAttention(Technique):
             above=0.0,
             below=1.0,
             meaning="beta_quantile: a layer is skipped where the quantile of its divergence from the one before is "
-            "below; percentile, random: the share that is skipped; kl_threshold: in nats",
+            "below, if that is below 0.05 nats; percentile, random: the share that is skipped; kl_threshold: in nats",
         ),
         "rule": Knob(
             kinds=("ela",), default="beta_quantile", allowed=tuple(RULES), meaning="by which layers are skipped"
