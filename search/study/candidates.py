@@ -51,6 +51,7 @@ class Candidates:
         self._count = _worth(search)
         self._stream = self._random()
         self._drawn: list[Candidate] = []
+        self._feasible: dict[str, Candidate] | None = None
         self._near: dict[str, list[Candidate]] = {}
 
     def sample(self) -> list[Candidate]:
@@ -63,8 +64,10 @@ class Candidates:
         Args:
             best: id and answers of architectures whose neighbours are wanted too.
         """
-        drawn = islice((one for one in self._first(DRAWS * self._count) if one.feasible), self._count)
-        found = {one.architecture.id: one for one in drawn}
+        if self._feasible is None:
+            drawn = islice((one for one in self._first(DRAWS * self._count) if one.feasible), self._count)
+            self._feasible = {one.architecture.id: one for one in drawn}
+        found = dict(self._feasible)
         for architecture_id, answers in best:
             near = self._neighbours(architecture_id, answers)
             found |= {one.architecture.id: one for one in near if one.feasible}

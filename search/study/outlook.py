@@ -61,10 +61,9 @@ class Outlook:
     def _decide(self, waiting: Collection[int], new: bool) -> int | None:
         self._chosen = None
         records = [r for r in self._book.records() if r.state.open or r.state in (State.COMPLETE, State.STOPPED)]
-        sample = self._candidates.sample()
-        if not sample:
+        planner = self._planner = self._planner or self._made(self._candidates.sample())
+        if planner is None:
             return None
-        planner = self._planner = self._planner or self._made(sample)
         proposals = self._book.proposals
         parents = [(r.network.id, self._answers(r.number)) for r in self._parents(planner, records)] if new else []
         fresh = [one for one in self._candidates.some(parents) if self._untried(one)] if new else []
@@ -79,8 +78,10 @@ class Outlook:
             fresh.pop(plan.fresh)
         return None
 
-    def _made(self, sample: list[Candidate]) -> Planner:
-        """Dimensions of plain choices that have the same ones are alike."""
+    def _made(self, sample: list[Candidate]) -> Planner | None:
+        """Dimensions of plain choices that have the same ones are alike; None where nothing can be built."""
+        if not sample:
+            return None
         choices = {} if self._file.backbones else {n: str(d.choices) for n, d in self._file.dimensions.items()}
         shared = Counter(choices.values())
         return Planner(

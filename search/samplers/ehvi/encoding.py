@@ -67,8 +67,7 @@ class Encoding:
 
     def __call__(self, known: Sequence[Known]) -> Floats:
         """(n, D)."""
-        new = {architecture.id: (architecture, costs) for architecture, costs in known}
-        new = {key: each for key, each in new.items() if key not in self._rows}
+        new = {each[0].id: each for each in known if each[0].id not in self._rows}
         if new:
             placed, shared = zip(*(self._described(architecture) for architecture, _ in new.values()), strict=True)
             rest = np.hstack([self._share.transform(shared), self._costs(list(new.values()))])

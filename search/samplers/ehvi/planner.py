@@ -125,7 +125,7 @@ class Planner:
         """(waits + fresh) expected hypervolume in a second."""
         rows = self._encoding([*(_known(record) for record in waits), *fresh])
         now = np.array([record.fidelity for record in waits] + [0] * len(fresh), dtype=np.float64)
-        ahead = np.array([self._next(fidelity) for fidelity in now], dtype=np.float64)
+        ahead = self._next(now)
         per_unit = self._seconds_per_unit(told.values(), rows)
         step_s, rest_s = (ahead - now) * per_unit, (self._rungs[-1] - ahead) * per_unit
         exact = self._exact(told.values(), waits, fresh, rows)
@@ -178,10 +178,13 @@ class Planner:
         return 0.0 if first == last else float(np.clip(math.log(fidelity / first) / math.log(last / first), 0.0, 1.0))
 
     def _scales(self, fidelities: Floats) -> Floats:
-        return np.array([self._scale(fidelity) for fidelity in fidelities])
+        different, places = np.unique(fidelities, return_inverse=True)
+        return np.array([self._scale(fidelity) for fidelity in different])[places]
 
-    def _next(self, fidelity: float) -> int:
-        return next((rung for rung in self._rungs if rung > fidelity), self._rungs[-1])
+    def _next(self, fidelities: Floats) -> Floats:
+        """The rung after each."""
+        rungs = np.array(self._rungs, dtype=np.float64)
+        return rungs[np.minimum(np.searchsorted(rungs, fidelities, side="right"), len(rungs) - 1)]
 
     def seen(self, records: Collection[TrialRecord]) -> list[Seen]:
         """Every measurement at a rung, in the order in which they came."""
@@ -267,7 +270,7 @@ class Planner:
         if not running:
             return list(beliefs), np.empty((0, len(self._reference)))
         rows = self._encoding([_known(record) for record in running])
-        ahead = self._scales(np.array([self._next(record.fidelity) for record in running], dtype=np.float64))
+        ahead = self._scales(self._next(np.array([record.fidelity for record in running], dtype=np.float64)))
         full = np.full(len(running), self._scale(self._rungs[-1]))
         known = [{name: record.costs.get(name, 0.0) for name in self._objectives.names} for record in running]
         points = self._objectives.minimised(known)
