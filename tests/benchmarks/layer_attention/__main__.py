@@ -31,7 +31,7 @@ the base form.** Its trainings at depth 38, the smallest with two gates a stage,
 | depths of trainings | 20 38 | 38 | 20 56 110 | 56 |
 | images, epochs, seeds | 1,500, 5, 5 | 400, 3, 2 | 15,000, 180, 5 | 3,000, 10, 2 |
 | batch, lr, drop path | 64, 0.02, 0 | 64, 0.02, 0 | 128, 0.1, 0.2 | 128, 0.1, 0 |
-| rounds and batch of steps | 15, 128 | 5, 64 | 50, 128 | 20, 128 |
+| rounds and batch of steps | 15, 128 | 3, 64 | 50, 128 | 20, 128 |
 
 Results are written after each training and each depth; --resume goes on from them.
 """
@@ -70,7 +70,7 @@ DEFAULTS: Mapping[tuple[str, bool], Mapping[str, Any]] = {
         "images": 400,
         "epochs": 3,
         "seeds": 2,
-        "rounds": 5,
+        "rounds": 3,
         "lr": SHORT_LR,
         "test_images": 1000,
         "step_batch": 64,
