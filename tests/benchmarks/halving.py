@@ -35,11 +35,10 @@ from typing import Any
 import spaces
 from search.study import studies
 from spaces import SpaceFile
-from tests.benchmarks.machine import SHARED, circumstances
-from tests.benchmarks.replay import ACCURACY, RUNGS, Cells, Replay, dimensions, read
+from tests.benchmarks.machine import circumstances
+from tests.benchmarks.replay import ACCURACY, RUNGS, TABLE, Cells, Replay, dimensions, read
 from tests.benchmarks.simulation import MEMORY, Curve, End, Engine, Limits, Simulation, quartiles
 
-TABLE = SHARED / "bench/nasbench201_cifar10.csv.gz"
 DEVICES = ("1080ti_1", "fpga", "pixel2", "raspi4")
 CHANCE = 10.0  # % of ten classes
 SHARES = (0.95, 0.975, 0.99)  # of the best hypervolume

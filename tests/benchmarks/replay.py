@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from search.evaluator import Measurement
 from search.pareto import hypervolume
 from spaces import Architecture
+from tests.benchmarks.machine import SHARED
 
+TABLE = SHARED / "bench/nasbench201_cifar10.csv.gz"
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 RUNGS = (12, 200)
 ACCURACY = "accuracy"
@@ -31,6 +33,11 @@ Cells = Mapping[str, Mapping[str, float]]
 
 class TableError(Exception):
     """A table that cannot be replayed; the message says why."""
+
+
+def opened(path: Path) -> TextIO:
+    """A table, plain or gzipped."""
+    return cast(TextIO, gzip.open(path, "rt", newline="")) if path.suffix == ".gz" else path.open(newline="")
 
 
 def read(
@@ -47,7 +54,7 @@ def read(
     cheap = ["val_12ep"] if RUNGS[0] in rungs else []
     needed = [f"{prefix}_{name}" for name in ("val_200ep", *cheap, "val_seed0", "val_seed1", "train_time_s")]
     needed += [*costs, *features]
-    with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
+    with opened(path) as file:
         rows = csv.DictReader(file)
         there = rows.fieldnames or []
         if missing := [name for name in ("code", *needed) if name not in there]:

@@ -79,6 +79,8 @@ def test_it_writes_what_was_asked_for_and_goes_on_from_it(table, tmp_path, capsy
     assert "optuna-random 0" not in capsys.readouterr().out.partition("4 optuna-random")[0]
     assert len(more["methods"]["tpe-halving"]["final_hypervolume"]) == 2
     assert set(more["columns"][COST]) == {"1", "4"}
+    with pytest.raises(SystemExit, match="was made with earlier None, not"):
+        run(table, tmp_path / "out.json", "--resume", "--earlier", "toy", "first", *methods)
     with pytest.raises(SystemExit, match="was made with trials 12, not 31; write another file"):
         run(table, tmp_path / "out.json", "--resume", "--trials", "31", *methods)
 

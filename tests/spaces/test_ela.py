@@ -223,6 +223,11 @@ def test_nothing_is_decided_in_warm_up_or_after_the_last_epoch() -> None:
     assert any(controller_of(model).skipped)
 
 
+def test_warm_up_is_rounded_up_to_whole_epochs() -> None:
+    found = [Policy(rule="none", threshold=0.3, warm_up=share, probe_every=0).first(100) for share in (0, 0.07, 0.071)]
+    assert found == [1, 7, 8]
+
+
 @pytest.mark.parametrize("probe_every", [0, 2])
 def test_probe_epochs_measure_skipped_layers_again_and_can_bring_them_back(probe_every: int) -> None:
     model = network(threshold=0.5, probe_every=probe_every)

@@ -52,7 +52,7 @@ class Policy:
 
     def first(self, epochs: int) -> int:
         """The epoch at whose end is decided for the first time."""
-        return max(1, math.ceil(round(self.warm_up * epochs, 9)))
+        return max(1, math.ceil(round(self.warm_up * epochs, 9)))  # 0.07 * 100 is a little above 7
 
     def probes(self, epoch: int, epochs: int) -> bool:
         """Whether the epoch after this one is a probe; not the last, which trains what is evaluated."""

@@ -53,8 +53,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks.machine import SHARED
-from tests.benchmarks.replay import RUNGS, TableError
+from tests.benchmarks.replay import RUNGS, TABLE, TableError
 from tests.benchmarks.search_efficiency.methods import (
     METHODS,
     SHARES,
@@ -69,7 +68,6 @@ from tests.benchmarks.search_efficiency.methods import (
 from tests.benchmarks.search_efficiency.peers import PEERS, family, interpreters
 from tests.benchmarks.search_efficiency.results import Results, Row, earlier
 
-TABLE = SHARED / "bench/nasbench201_cifar10.csv.gz"
 COSTS = ("lat_raspi4", "lat_1080ti_1", "lat_pixel2", "lat_fpga", "macs_M_calc")
 
 

@@ -110,16 +110,14 @@ class Setting:
         """In simulated hours of each of the workers."""
         return self.hours or self.trainings * replay.mean_hours / workers
 
-    def replay(self, cost: str, seed: int, earlier: bool = False) -> Replay:
-        """Of the search, or of the earlier one."""
-        prefix, rungs = (self.earlier.prefix, RUNGS[-1:]) if earlier and self.earlier else (self.prefix, self.rungs)
-        cells = _read(self.table, prefix, self.costs, rungs, self.features or ())
+    def replay(self, cost: str, seed: int) -> Replay:
+        cells = _read(self.table, self.prefix, self.costs, self.rungs, self.features or ())
         percentile = float(np.percentile([cell[cost] for cell in cells.values()], COST))
         reference = 100 - ERROR, percentile
         features = (
             COUNTED if self.features is None else {_NAMES.get(column, column): column for column in self.features}
         )
-        run = seed % 2
+        run, prefix = seed % 2, self.prefix
         return Replay(cells=cells, prefix=prefix, cost=cost, run=run, reference=reference, features=features)
 
 
@@ -226,7 +224,7 @@ def _searcher(task: Task, setting: Setting, replay: Replay) -> Iterator[Searcher
         with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
             start = None
             if setting.earlier:
-                replay, start = _begun(Path(folder) / "earlier", file, task, setting, setting.earlier)
+                replay, start = _begun(Path(folder) / "earlier", file, task, setting, setting.earlier, replay)
             point = replay.reference_point
             study = studies.begin(Path(folder) / "s", file, replay, reference_point=point, start=start)
             yield Engine(study, replay)
@@ -234,10 +232,10 @@ def _searcher(task: Task, setting: Setting, replay: Replay) -> Iterator[Searcher
 
 
 def _begun(
-    folder: Path, file: SpaceFile, task: Task, setting: Setting, given: Earlier
+    folder: Path, file: SpaceFile, task: Task, setting: Setting, given: Earlier, now: Replay
 ) -> tuple[Replay, WarmStart | None]:
     """What ours sees, and what it begins from, after an earlier search by the same sampler."""
-    now, before = setting.replay(task.cost, task.seed), setting.replay(task.cost, task.seed, earlier=True)
+    before = replace(setting, prefix=given.prefix, rungs=RUNGS[-1:]).replay(task.cost, task.seed)
     searched = space_of(ENGINES[task.method], task.seed, before, RUNGS[-1:])
     study = studies.begin(
         folder, searched, before, reference_point=before.reference_point, data={"cells": given.prefix}

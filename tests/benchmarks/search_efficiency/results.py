@@ -14,15 +14,8 @@ from tests.benchmarks.search_efficiency import shown
 from tests.benchmarks.search_efficiency.methods import FREE, METHODS, OURS, PRESENT, Setting, Task
 
 ROOT = Path(__file__).resolve().parents[3]
-KEPT = (
-    "table",
-    "prefix",
-    "rungs",
-    "trials",
-    "hours",
-    "until",
-    "features",
-)  # options that must be the same for a run to go on
+# options that must be the same for a run to go on
+KEPT = ("table", "prefix", "rungs", "trials", "hours", "until", "features", "earlier", "earlier_trials")
 
 Row = dict[str, Any]
 

@@ -23,7 +23,7 @@ import gzip
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +33,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tests.benchmarks.machine import SHARED
-from tests.benchmarks.replay import OPERATIONS
+from tests.benchmarks.replay import OPERATIONS, TABLE, opened
 
-EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # in the order in which their ends are known
 IMAGES, CHANNELS, CLASSES = 32, 16, 10
-TABLE = SHARED / "bench/nasbench201_cifar10.csv.gz"
 
 Row = dict[str, str]
 
@@ -45,7 +44,7 @@ Row = dict[str, str]
 def depth(code: str) -> int:
     """Convolutions on the longest path from the first node to the last; 0 where none leads there."""
     longest = {0: 0}
-    for (start, end), digit in sorted(zip(EDGES, code, strict=True), key=lambda each: each[0][1]):
+    for (start, end), digit in zip(EDGES, code, strict=True):
         operation = OPERATIONS[int(digit)]
         if operation != "none" and start in longest:
             longest[end] = max(longest.get(end, 0), longest[start] + operation.startswith("nor_conv"))
@@ -55,7 +54,7 @@ def depth(code: str) -> int:
 def structure(code: str) -> str:
     """The same for cells that compute the same: what is not connected is left out, what is passed on is the same."""
     nodes: dict[int, list[str]] = {0: ["x"]}
-    for (start, end), digit in sorted(zip(EDGES, code, strict=True), key=lambda each: each[0][1]):
+    for (start, end), digit in zip(EDGES, code, strict=True):
         operation = OPERATIONS[int(digit)]
         if operation != "none" and nodes.get(start):
             before = "+".join(sorted(nodes[start]))
@@ -88,7 +87,7 @@ class Cell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         nodes = [x, torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)]
-        for (start, end), module in sorted(zip(self.edges, self.operations, strict=True), key=lambda each: each[0][1]):
+        for (start, end), module in zip(self.edges, self.operations, strict=True):
             nodes[end] = nodes[end] + module(nodes[start])
         return nodes[3]
 
@@ -160,12 +159,11 @@ def scored(code: str, repeats: int, images: Tensor, labels: Tensor) -> dict[str,
 
 
 def read(path: Path) -> list[Row]:
-    with gzip.open(path, "rt", newline="") as file:
+    with opened(path) as file:
         return list(csv.DictReader(file))
 
 
-def above_zero(rows: Iterable[Row], column: str) -> None:
-    rows = list(rows)
+def above_zero(rows: Sequence[Row], column: str) -> None:
     least = min(float(row[column]) for row in rows if float(row[column]) > 0)
     for row in rows:
         row[column] = f"{max(float(row[column]), least):.6g}"
