@@ -48,7 +48,8 @@ class Game:
     def __init__(
         self, search: Search, objectives: Objectives, pool: Sequence[Candidate], trials: int, rng: random.Random
     ):
-        self._objectives, self._rng, self._rungs = objectives, rng, Rungs(search, objectives)
+        played = search if search.trials is None else search.model_copy(update={"trials": trials})
+        self._objectives, self._rng, self._rungs = objectives, rng, Rungs(played, objectives)
         self._measured = tuple(name for name in objectives.names if name not in pool[0].costs)
         sizes = [math.log(each.epoch_s) for each in pool]
         middle, deviation = fmean(sizes), pstdev(sizes) or 1.0
@@ -62,6 +63,8 @@ class Game:
         self._rungs.settle(())
         while self._promote():
             self._rungs.settle(())
+        if self._rungs.planned and played.trials is not None:
+            self._fill()
 
     def _promote(self) -> bool:
         """Trains on what may go on; whether there was any."""
@@ -69,6 +72,13 @@ class Game:
         while (promotion := self._rungs.promotion()) is not None:
             self._train(promotion.number)
         return self.starts > before
+
+    def _fill(self) -> None:
+        """Trains on all that a sampler which plans may let go on, at most."""
+        while free := self._rungs.free(set(range(len(self.drawn))) - set(self._last)):
+            number = max(free, key=lambda number: self._quality[number])
+            self._rungs.let_go(number)
+            self._train(number)
 
     def _train(self, number: int) -> None:
         """Up to the rung at which it waits, or to the end."""

@@ -125,7 +125,7 @@ class Candidates:
             counted = self._gate.count(architecture)
         except SpaceError:
             return None
-        if not counted.costs:
+        if not counted.costs and not counted.feasible:  # it cannot be built
             return None
         return Candidate(
             architecture=architecture, answers=tuple(given), costs=counted.costs, feasible=counted.feasible

@@ -21,6 +21,7 @@ from search.study.untried import Answers
 from spaces import SearchSpace, SpaceFile
 
 PARENTS = 16  # of those measured at each rung, how many have their neighbours looked at
+TRAINED = (State.COMPLETE, State.STOPPED, State.FAILED)  # of those that have ended
 DOUBTED = 20  # candidates that guesses of what takes a clock speak against, before one is measured all the same
 
 
@@ -40,36 +41,37 @@ class Outlook:
         self._found: int | None = None
         self._chosen: Candidate | None = None
 
-    def decide(self, waiting: Collection[int], *, new: bool) -> int | None:
+    def decide(self, waiting: Collection[int], due: int | None, *, new: bool) -> int | None:
         """The number of a trial that is to go on; None where something new promises more, or nothing is left.
 
         Args:
             waiting: numbers of the trials that may go on.
+            due: the one of them that goes on by a rule, where nothing is known to decide by.
             new: whether anything new may begin.
         """
-        asked = (self._book.changes, tuple(sorted(waiting)), new)
+        asked = (self._book.changes, tuple(sorted(waiting)), due, new)
         if asked != self._asked:
-            self._asked, self._found = asked, self._decide(waiting, new)
+            self._asked, self._found = asked, self._decide(waiting, due, new)
         return self._found
 
     def choose(self) -> Candidate | None:
         """What is best of what is new; None where nothing is known."""
         if self._chosen is None or self._asked[0] != self._book.changes:
-            self.decide((), new=True)
+            self.decide((), None, new=True)
         return self._chosen
 
-    def _decide(self, waiting: Collection[int], new: bool) -> int | None:
+    def _decide(self, waiting: Collection[int], due: int | None, new: bool) -> int | None:
         self._chosen = None
-        records = [r for r in self._book.records() if r.state.open or r.state in (State.COMPLETE, State.STOPPED)]
+        records = [r for r in self._book.records() if r.state.open or r.state in TRAINED]
         planner = self._planner = self._planner or self._made(self._candidates.sample())
         if planner is None:
-            return None
+            return due
         proposals = self._book.proposals
         parents = [(r.network.id, self._answers(r.number)) for r in self._parents(planner, records)] if new else []
         fresh = [one for one in self._candidates.some(parents) if self._untried(one)] if new else []
         for _ in range(DOUBTED):
             rng = np.random.default_rng(derive(self._file.search.seed, "plan", proposals, len(fresh)))
-            plan = planner.plan(records, [(one.architecture, one.costs) for one in fresh], waiting, rng)
+            plan = planner.plan(records, [(one.architecture, one.costs) for one in fresh], waiting, rng, due)
             if plan is None or plan.fresh is None:
                 return None if plan is None else plan.waiting
             self._chosen = fresh[plan.fresh]

@@ -93,12 +93,15 @@ class Rungs:
             return seen.let_go(number).rung
         return rung
 
+    def due(self) -> int | None:
+        """The best that waits at the highest rung where anyone may go on by the rule."""
+        waiting = (self._seen[fidelity].waiting(self._rule) for fidelity in reversed(self._fidelities[:-1]))
+        return next((numbers[0] for numbers in waiting if numbers), None)
+
     def promotion(self) -> Promotion | None:
-        """The best that waits at the highest rung where anyone may go on; it then counts as gone on."""
-        for fidelity in reversed(self._fidelities[:-1]):
-            for number in self._seen[fidelity].waiting(self._rule):
-                return self._seen[fidelity].let_go(number)
-        return None
+        """The one that is due; it then counts as gone on."""
+        number = self.due()
+        return None if number is None else self.let_go(number)
 
     def free(self, numbers: Iterable[int]) -> list[int]:
         """Those that a sampler may let go on from where they wait: of a budget of trials one in `reduction`."""

@@ -230,7 +230,7 @@ class Study:
         if self._rungs.planned:
             assert self._proposer is not None
             unspent = self._book.started < (self.file.search.trials or math.inf)
-            number = self._proposer.goes_on(self._rungs.free(self._waiting), new=unspent)
+            number = self._proposer.goes_on(self._rungs.free(self._waiting), self._rungs.due(), new=unspent)
             promotion = None if number is None else self._rungs.let_go(number)
         else:
             promotion = self._rungs.promotion()

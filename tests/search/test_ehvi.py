@@ -12,6 +12,7 @@ from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern
 
+import spaces
 from search.evaluator import Measurement
 from search.gate import Gate
 from search.pareto import Objectives, hypervolume
@@ -116,6 +117,9 @@ def test_predictions_are_those_of_scikit_learn():
     assert found.mean == pytest.approx(mean)
     assert found.deviation == pytest.approx(np.sqrt(deviation**2 - noise), rel=1e-6)  # of the value, not of a reading
     assert found.deviation == pytest.approx(np.hypot(found.told, found.left))
+    surrogate._honesty = 1.0, 1.5
+    corrected = surrogate.moments(wanted, np.ones(5))  # the next measurement is one of full training
+    assert corrected.deviation == pytest.approx(1.5 * found.deviation)
 
 
 def test_short_trainings_teach_of_full_ones_and_a_look_tells_most_of_what_is_unknown():
@@ -142,6 +146,7 @@ def test_what_is_under_way_is_taken_for_what_is_expected_of_it_and_is_uncertain_
     before = surrogate.moments(running, np.zeros(3))
     assert after.mean == pytest.approx(before.mean, abs=1e-6)
     assert (after.told < 0.8 * before.told).all()
+    assert surrogate.believing(np.vstack([running] * 8), np.zeros(24))._honesty == surrogate._honesty
 
 
 def test_only_its_columns_count_for_a_kernel_of_columns():
@@ -158,6 +163,9 @@ OPS = ("none", "conv", "pool")
 
 def cell(*ops):
     return Architecture(choices={f"edge{place}": op for place, op in enumerate(ops)}), {"macs": 1.0 + ops.count("conv")}
+
+
+CELLS = [cell(*ops) for ops in product(OPS, repeat=4)]
 
 
 def test_networks_that_differ_in_one_place_are_nearer_than_those_that_differ_in_two():
@@ -193,8 +201,15 @@ def test_stages_arguments_and_parameters_of_choices_are_told_apart():
     assert described[1][1] == pytest.approx(described[2][1])
 
 
+def test_a_cost_that_is_not_known_of_a_network_counts_as_a_mean_one():
+    networks = [(architecture, {**costs, "params": float(n)}) for n, (architecture, costs) in enumerate(CELLS[:9], 1)]
+    encoding = Encoding(networks, {})
+    without = encoding([(networks[0][0], {"macs": 1.0})])
+    assert np.isfinite(without).all()
+    assert without[0, -1] == pytest.approx(0.0)
+
+
 OBJECTIVES = Objectives(directions={"accuracy": "maximize", "macs": "minimize"})
-CELLS = [cell(*ops) for ops in product(OPS, repeat=4)]
 
 
 def trained(number, known, accuracies, *, state=State.PAUSED, epoch_s=1.0):
@@ -232,6 +247,9 @@ def test_the_first_are_drawn_the_cheap_ones_more_often_and_nothing_is_planned_of
     plans = [planner().plan([], fresh, (), np.random.default_rng(seed)).fresh for seed in range(60)]
     assert 40 < sum(plans) < 60
     assert planner().plan([], [], (), np.random.default_rng(0)) is None
+    waiting = some_trained(STARTUP - 1)
+    assert planner().plan(waiting, [], range(STARTUP - 1), np.random.default_rng(0)) is None
+    assert planner().plan(waiting, [], range(STARTUP - 1), np.random.default_rng(0), due=4).waiting == 4
 
 
 def test_what_has_shown_to_be_best_goes_on():
@@ -270,6 +288,29 @@ def test_seconds_count():
     assert chosen == min(known[1]["macs"] for known in rest_of(records))
 
 
+def test_where_nothing_promises_anything_the_rule_decides():
+    """No network is believed to come to the reference point."""
+    strict = Planner(OBJECTIVES, {"accuracy": 2.0, "macs": 6.0}, (1, 9), CELLS, {})
+    records = some_trained(30)
+    plan = strict.plan(records, rest_of(records), range(30), np.random.default_rng(0), due=7)
+    assert plan.waiting == 7
+    assert strict.plan(records, rest_of(records), range(30), np.random.default_rng(0)).fresh is not None
+
+
+def test_networks_like_those_that_failed_are_seldom_proposed():
+    failing = [known for known in CELLS if known[0].choices["edge0"] == "conv"]
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(failing))[:8]
+    failed = [trained(100 + number, failing[index], [], state=State.FAILED) for number, index in enumerate(chosen)]
+    records = [r for r in some_trained(50) if r.architecture.choices["edge0"] != "conv"]
+    fresh, plans = rest_of([*records, *failed]), []
+    for _ in range(10):
+        plans.append(fresh.pop(planner().plan([*records, *failed], fresh, (), rng).fresh))
+    assert all(known[0].choices["edge0"] != "conv" for known in plans)
+    without = planner().plan(records, fresh, (), rng)  # they have more convolutions, which promises accuracy
+    assert fresh[without.fresh][0].choices["edge0"] == "conv"
+
+
 def searched(tmp_path, sampler, *, trials, seed=0, **search):
     file = plain_space(trials=trials, sampler=sampler, seed=seed, **search)
     study = studies.begin(tmp_path / f"{sampler}{seed}", file, Table(), reference_point=REFERENCE)
@@ -286,6 +327,29 @@ def test_of_a_budget_of_trials_as_many_go_on_as_by_halving_and_no_more(tmp_path)
     assert counts[State.INFEASIBLE] == counts[State.DUPLICATE] == 0  # costs are known before anything is proposed
     reasons = {record.reason for record in study.records() if record.state is State.STOPPED}
     assert reasons == {"others promise more than it did at epoch 2"}
+
+
+@pytest.mark.parametrize("reference", [{"accuracy": 0.5, "macs": 3.1}, {"accuracy": 0.99, "macs": 3.1}])
+def test_some_are_trained_to_the_end_whatever_the_reference_point(tmp_path, reference):
+    """Also one that no short training comes near, or no training."""
+    file = plain_space(trials=20, sampler="ehvi", fidelity={"rungs": [1, 20], "reduction": 2})
+    study = studies.begin(tmp_path / "s", file, Table(), reference_point=reference)
+    drive(study, Table())
+    assert study.counts()[State.COMPLETE] == 10
+    study.close()
+
+
+def test_nothing_has_to_be_known_of_costs(tmp_path):
+    class Free(Table):
+        def costs(self, architecture):
+            return {}
+
+    plain = plain_space(trials=16, sampler="ehvi").to_dict()
+    file = spaces.load({**plain, "objectives": {"accuracy": "maximize"}, "constraints": {}})
+    study = studies.begin(tmp_path / "s", file, Free(), reference_point={"accuracy": 0.0})
+    drive(study, Free())
+    assert study.counts()[State.COMPLETE] == 8
+    study.close()
 
 
 def test_it_finds_a_better_front_than_chance_with_as_many_trainings(tmp_path):

@@ -162,6 +162,18 @@ def test_as_many_epochs_as_a_study_trains(tmp_path: Path, trials: int, reduction
     assert mean([game.complete for game in games]) == pytest.approx(complete, rel=0.3)
 
 
+@pytest.mark.parametrize("rungs", [[1, 9], [1, 3, 9, 27]])
+def test_as_many_epochs_as_a_sampler_that_plans_trains_at_most(tmp_path: Path, rungs: list[int]) -> None:
+    file = plain_space(trials=27, sampler="ehvi", fidelity={"rungs": rungs, "reduction": 3})
+    study = studies.begin(tmp_path / "study", file, Table(), reference_point=REFERENCE)
+    drive(study, Table())
+    trained = sum(record.fidelity for record in study.records() if record.state.counts)
+    pool = [Candidate(costs=r.costs, epoch_s=1 + r.costs["macs"]) for r in study.records() if r.state.counts]
+    study.close()
+    games = [Game(file.search, study.objectives, pool, 27, random.Random(seed)) for seed in range(20)]
+    assert 0.6 < trained / mean([sum(game.epochs) for game in games]) <= 1.0
+
+
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 

@@ -71,14 +71,15 @@ class Encoding:
         if new:
             placed, shared = zip(*(self._described(architecture) for architecture, _ in new.values()), strict=True)
             rest = np.hstack([self._share.transform(shared), self._costs(list(new.values()))])
-            rows = self._unit * np.hstack([self._place.transform(placed), self._scaler.transform(rest)])
+            scaled = np.nan_to_num(self._scaler.transform(rest))  # a cost that is not known counts as a mean one
+            rows = self._unit * np.hstack([self._place.transform(placed), scaled])
             self._rows.update(zip(new, rows, strict=True))
         return np.array([self._rows[architecture.id] for architecture, _ in known])
 
     def _costs(self, known: Sequence[Known]) -> Floats:
         """A cost may be 0, or one of the user's own and below: such a one is as if it were as small as it gets."""
         return np.log(
-            np.maximum([[costs[name] for name in self._names] for _, costs in known], 1e-9).reshape(len(known), -1)
+            np.maximum([[costs.get(name, math.nan) for name in self._names] for _, costs in known], 1e-9).reshape(len(known), -1)
         )
 
     def _described(self, architecture: Architecture) -> tuple[dict[str, float], dict[str, float]]:

@@ -56,23 +56,24 @@ class Boxes:
             known: (d,) which objectives those are.
             outcomes: (m, s, the others).
         """
-        sides = np.maximum(self.high[:, known] - np.maximum(exact[:, None], self.low[:, known]), 0.0).prod(axis=2)
-        some = sides.any(axis=0)  # boxes that any candidate reaches at all
-        low, high, sides = self.low[some][:, ~known], self.high[some][:, ~known], sides[:, some]
         found = np.empty(outcomes.shape[:2])
-        step = max(1, CHUNK // max(1, outcomes.shape[1] * len(low)))
+        step = max(1, CHUNK // max(1, outcomes.shape[1] * len(self.low)))
         for start in range(0, len(exact), step):
             part = slice(start, start + step)
+            sides = self.high[:, known] - np.maximum(exact[part, None], self.low[:, known])
+            sides = np.maximum(sides, 0.0).prod(axis=2)
+            some = sides.any(axis=0)  # boxes that any candidate reaches at all
+            low, high = self.low[some][:, ~known], self.high[some][:, ~known]
             inside = high - np.maximum(outcomes[part, :, None], low)
-            found[part] = np.einsum("msb,mb->ms", np.maximum(inside, 0.0).prod(axis=3), sides[part])
+            found[part] = np.einsum("msb,mb->ms", np.maximum(inside, 0.0).prod(axis=3), sides[:, some])
         return found
 
 
 def spread_samples(count: int, dimensions: int) -> Floats:
-    """(count, dimensions) of the standard normal distribution, evenly spread: quantiles, or a Sobol sequence."""
+    """(count, dimensions) of the standard normal distribution, evenly spread: quantiles, or a Halton sequence."""
     if dimensions == 1:
         return np.asarray(norm.ppf((np.arange(count) + 0.5) / count))[:, None]
-    drawn = qmc.Sobol(dimensions, scramble=True, seed=0).random(count)
+    drawn = qmc.Halton(dimensions, scramble=True, seed=0).random(count)
     return np.asarray(norm.ppf(np.clip(drawn, 1e-3, 1 - 1e-3)))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from search.pareto import Floats, Objectives
 from search.record import State, TrialRecord
@@ -94,25 +94,28 @@ class Planner:
         fresh: Sequence[Known],
         waiting: Collection[int],
         rng: np.random.Generator,
+        due: int | None = None,
     ) -> Plan | None:
-        """What to train next; None where there is nothing.
+        """What to train next; None where there is nothing, or nothing to decide by.
 
         Args:
             records: everything that was ever trained, or is.
             fresh: feasible networks that were not, with what is known of their costs.
             waiting: numbers of the trials that may go on.
+            due: the one that goes on by a rule, where nothing is known that speaks for any.
         """
         told = {record.number: record for record in records}
         seen = self.seen(records)
         if not fresh and not waiting:
             return None
+        by_rule = None if due is None else Plan(waiting=due)
         if len(seen) < STARTUP:
-            return Plan(fresh=_cheap(fresh, rng)) if fresh else Plan(waiting=min(waiting))
+            return Plan(fresh=_cheap(fresh, rng)) if fresh else by_rule
         waits = [told[number] for number in sorted(waiting)]
         rates = self._rates(told, seen, waits, fresh)
         best = int(np.argmax(rates))
-        if rates[best] <= 0.0:  # what waits promises nothing any more; what is new may at least teach
-            return Plan(fresh=_cheap(fresh, rng)) if fresh else None
+        if rates[best] <= 0.0:  # nothing promises anything; what is new may at least teach
+            return by_rule or (Plan(fresh=_cheap(fresh, rng)) if fresh else None)
         return Plan(waiting=waits[best].number) if best < len(waits) else Plan(fresh=best - len(waits))
 
     def _rates(
@@ -136,16 +139,16 @@ class Planner:
         def judge(which: NDArray[np.int64], most: int) -> _Judge:
             return self._judge(told, seen, running, exact[which], rows[which], ahead[which], most)
 
-        every = np.arange(len(rows))
+        every, survival = np.arange(len(rows)), self._survival(told.values(), rows)
         if len(rows) * min(len(seen), MOST) > MANY:
             roughly, beliefs = judge(every, ROUGH)
-            every = _top(expected_gain(roughly, beliefs, every) / (step_s + rest_s), SCREENED)
+            every = _top(survival * expected_gain(roughly, beliefs, every) / (step_s + rest_s), SCREENED)
         gain, beliefs = judge(every, MOST)
-        step_s, rest_s = step_s[every], rest_s[every]
+        step_s, rest_s, survival = step_s[every], rest_s[every], survival[every]
         among = np.arange(len(every))
-        best = _top(expected_gain(gain, beliefs, among) / (step_s + rest_s), SHORTLIST)
+        best = _top(survival * expected_gain(gain, beliefs, among) / (step_s + rest_s), SHORTLIST)
         rates = np.zeros(len(rows))
-        rates[every[best]] = reservation_rates(gain, beliefs, best, step_s[best], rest_s[best])
+        rates[every[best]] = survival[best] * reservation_rates(gain, beliefs, best, step_s[best], rest_s[best])
         return rates
 
     def _judge(
@@ -228,10 +231,21 @@ class Planner:
         timed = [record for record in told if record.fidelity and record.device_s > 0]
         if not timed:
             return np.ones(len(rows))
-        costs = -self._encoding.costs if self._encoding.costs else rows.shape[1]
         took = np.log([record.device_s / record.fidelity for record in timed])
-        fitted = Ridge(alpha=PENALTY).fit(self._encoding([_known(record) for record in timed])[:, costs:], took)
-        return np.asarray(np.exp(fitted.predict(rows[:, costs:])))
+        if not self._encoding.costs:
+            return np.full(len(rows), np.exp(took.mean()))
+        costs = slice(-self._encoding.costs, None)
+        fitted = Ridge(alpha=PENALTY).fit(self._encoding([_known(record) for record in timed])[:, costs], took)
+        return np.asarray(np.exp(fitted.predict(rows[:, costs])))
+
+    def _survival(self, told: Collection[TrialRecord], rows: Floats) -> Floats:
+        """(m,) how likely a training does not fail, by which others did: an unknown constraint (arXiv:1403.5607)."""
+        tried = [record for record in told if record.state is State.FAILED or record.fidelity]
+        failed = np.array([record.state is State.FAILED for record in tried])
+        if failed.all() or not failed.any():
+            return np.ones(len(rows))
+        fitted = LogisticRegression().fit(self._encoding([_known(record) for record in tried]), failed)
+        return np.asarray(fitted.predict_proba(rows)[:, 0])
 
     # What is believed
 

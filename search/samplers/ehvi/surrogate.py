@@ -177,9 +177,19 @@ class Surrogate:
         fidelity: (n,), in [0, 1].
         values: (n,), warped.
         full: the fidelity of full training: 1, or 0 where there is no shorter one.
+        honesty: by how much deviations are too small, before full training and at it; found out without.
     """
 
-    def __init__(self, theta: Floats, places: int, rows: Floats, fidelity: Floats, values: Floats, full: float = 1.0):
+    def __init__(
+        self,
+        theta: Floats,
+        places: int,
+        rows: Floats,
+        fidelity: Floats,
+        values: Floats,
+        full: float = 1.0,
+        honesty: tuple[float, float] | None = None,
+    ):
         self._made_by, self._full = (theta, places), full
         fitted = kernel(places, rows.shape[1]).clone_with_theta(theta)
         self._fade, self._short = fitted.k1.k1.k1.kernel, fitted.k1.k1.k2
@@ -189,7 +199,7 @@ class Surrogate:
         self._factor = np.linalg.cholesky(between + self._noise * np.eye(len(rows)))
         half = solve_triangular(self._factor, values, lower=True)
         self._weights = solve_triangular(self._factor, half, lower=True, trans="T")
-        self._honesty = self._calibrated()
+        self._honesty = honesty or self._calibrated()
 
     def _calibrated(self) -> tuple[float, float]:
         """By how much deviations are too small, before full training and at it.
@@ -221,7 +231,7 @@ class Surrogate:
             return self
         values = np.concatenate([self._values, self.mean(rows, fidelity)])
         rows, fidelity = np.vstack([self._rows, rows]), np.concatenate([self._fidelity, fidelity])
-        return Surrogate(*self._made_by, rows, fidelity, values, self._full)
+        return Surrogate(*self._made_by, rows, fidelity, values, self._full, self._honesty)
 
     def moments(self, rows: Floats, ahead: Floats) -> Moments:
         """
@@ -239,9 +249,10 @@ class Surrogate:
         variance = np.maximum(self._between(own_short, own_more, full, full) - (solved_full**2).sum(0), 1e-9)
         at_ahead = self._between(own_short, own_more, ahead, ahead) - (solved_next**2).sum(0)
         shared = self._between(own_short, own_more, full, ahead) - (solved_full * solved_next).sum(0)
-        told = np.clip(shared**2 / (np.maximum(at_ahead, 0.0) + self._noise), 0.0, variance)
+        explained = np.clip(shared**2 / (np.maximum(at_ahead, 0.0) + self._noise), 0.0, variance)
         early, late = self._honesty
-        told, left = early * np.sqrt(told), late * np.sqrt(variance - told)
+        told = np.where(ahead >= self._full, late, early) * np.sqrt(explained)
+        left = late * np.sqrt(variance - explained)
         return Moments(at_full @ self._weights, np.hypot(told, left), told, left)
 
 
