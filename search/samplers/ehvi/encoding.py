@@ -78,9 +78,8 @@ class Encoding:
 
     def _costs(self, known: Sequence[Known]) -> Floats:
         """A cost may be 0, or one of the user's own and below: such a one is as if it were as small as it gets."""
-        return np.log(
-            np.maximum([[costs.get(name, math.nan) for name in self._names] for _, costs in known], 1e-9).reshape(len(known), -1)
-        )
+        values = np.array([[costs.get(name, math.nan) for name in self._names] for _, costs in known], dtype=np.float64)
+        return np.asarray(np.log(np.maximum(values.reshape(len(known), -1), 1e-9)))
 
     def _described(self, architecture: Architecture) -> tuple[dict[str, float], dict[str, float]]:
         """By place, and by share of the places."""
