@@ -19,6 +19,7 @@ from search.evaluator import SPREAD, UNSTEADY
 from search.record import Front, State, TrialRecord
 from search.report.labels import label_of
 from search.report.points import shown
+from search.study.lineage import NOTES
 from search.study.study import Study
 
 MOST_ROWS = 8  # of the front, so that the panel fits a terminal of 24 lines beside four running trials
@@ -80,7 +81,7 @@ class Display:
         parts += [self._line(record) for _, record in sorted(running.items())[:4]]
         parts.append(Text(f"front of {len(front.members)}, hypervolume {front.hypervolume:.6g}", style="bold"))
         if front.members:
-            parts.append(front_table(front, most=MOST_ROWS))
+            parts.append(front_table(front, most=MOST_ROWS, inherits=self._study.file.train.inherit in NOTES))
         return Panel(Group(*parts), title=self._study.directory.name, title_align="left")
 
     def _line(self, record: TrialRecord) -> Text:
@@ -104,23 +105,27 @@ class Display:
         return f"{_clock(seconds)} so far, about {_clock(left)} left"
 
 
-def front_table(front: Front, *, most: int | None = None) -> Table:
-    """The members of a front, the best in the first objective first."""
+def front_table(front: Front, *, most: int | None = None, inherits: bool = False) -> Table:
+    """The members of a front, the best in the first objective first.
+
+    Args:
+        inherits: whether trainings start from weights of others; where any member did, it is said in any case.
+    """
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     tested = any(record.test_accuracy is not None for record in front.members)
-    inherited = any(record.inherited_from is not None for record in front.members)
+    inherits = inherits or any(record.inherited_from is not None for record in front.members)
     table.add_column("id", no_wrap=True)
     table.add_column("architecture", overflow="fold")
     for name in (*front.objectives.names, *(["test_accuracy"] if tested else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    if inherited:
+    if inherits:
         table.add_column("started from", no_wrap=True)
     for record in front.members[:most]:
         cells = [_cell(record, name) for name in front.objectives.names]
         if tested:
             cells.append("" if record.test_accuracy is None else shown(record.test_accuracy))
-        if inherited:
-            cells.append("scratch" if record.inherited_from is None else str(record.inherited_from))
+        if inherits:
+            cells.append(record.start)
         table.add_row(record.network.id, Text(label_of(record.network)), *cells)
     if most is not None and len(front.members) > most:
         table.add_row("", f"... and {len(front.members) - most} more")

@@ -11,15 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-from search.checkpoints.checkpoints import PARENTS, checkpoints_of
+from search.checkpoints.checkpoints import PARENTS, Checkpoints, OutOfReach, checkpoints_of
 from search.confirmation.roster import Job, Outcome
 from search.evaluator import Evaluator, Measurement
 from search.study.lineage import Parent
 from search.study.study import Study
+from search.training import WEIGHTS, check_whole
 from search.workers.meter import ClusterMeter
 from search.workers.pools import Resources
 from search.workers.retraining import retrained
-from spaces import Architecture, SearchSpace
+from spaces import Architecture, InputError, SearchSpace
 
 SPENT = "seconds"
 
@@ -56,7 +57,7 @@ def raise_parents(
     meter: ClusterMeter | None,
     say: Callable[[str], None],
 ) -> None:
-    """Trains those that are not trained yet, on the cluster of the surrounding `cluster`.
+    """Trains those that are not trained yet, or whose weights are gone, on the cluster of the surrounding `cluster`.
 
     Ends early where the hours of the search are spent. A training that fails is told, and its backbone has no parent.
 
@@ -68,6 +69,11 @@ def raise_parents(
         InputError: no node has the resources for a training.
     """
     seed, epochs = study.file.search.seed, study.file.search.fidelity.max
+    kept = checkpoints_of(study.directory, PARENTS)
+    for parent in _lost(study, kept):
+        say(f"the weights of parent {parent.architecture.label} are gone or damaged; it is trained again")
+        kept.drop(parent.number)
+        del study.parents[parent.number]
     jobs = [
         Job(number=number, architecture=architecture, seed=seed)
         for number, architecture in enumerate(space.backbones())
@@ -80,7 +86,7 @@ def raise_parents(
     outcomes = retrained(
         Rearing(evaluator, epochs),
         jobs,
-        checkpoints_of(study.directory, PARENTS),
+        kept,
         resources=resources,
         meter=meter,
         began=lambda job: None,
@@ -88,6 +94,20 @@ def raise_parents(
     )
     for outcome in outcomes:
         say(_told(study, outcome))
+
+
+def _lost(study: Study, kept: Checkpoints) -> list[Parent]:
+    """Those that were trained, and whose weights cannot be read; of a store that is away nothing is known."""
+    lost = []
+    for parent in study.parents.values():
+        try:
+            with kept.fetched(parent.number, only={WEIGHTS}) as folder:
+                check_whole(folder / WEIGHTS)
+        except OutOfReach:
+            continue
+        except (FileNotFoundError, InputError):
+            lost += [] if parent.reason else [parent]
+    return lost
 
 
 def _told(study: Study, outcome: Outcome) -> str:

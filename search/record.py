@@ -79,6 +79,11 @@ class TrialRecord:
         return found[-1] if found else self.architecture
 
     @property
+    def start(self) -> str:
+        """Whose weights its training started from, in a word."""
+        return "scratch" if self.inherited_from is None else str(self.inherited_from)
+
+    @property
     def fidelity(self) -> int:
         """How far its training has come, in units of fidelity; 0 before the first measurement."""
         return max((measurement.fidelity for measurement in self.history), default=0)

@@ -24,6 +24,7 @@ from search.model import WEIGHTS, Model, read_classes, read_json, read_preproces
 from search.record import Front, State, TrialRecord
 from search.skipping import skipped_blocks
 from search.study import studies
+from search.study.storages import JOURNAL
 from search.study.study import Study
 from search.training import finished
 from spaces import Architecture, InputError, build
@@ -91,6 +92,8 @@ def opened(runs: Path, name: str) -> Study:
         with file_faults(runs / name):
             if is_name(name) and studies.exists(runs / name):
                 return studies.read(runs / name)
+            if is_name(name) and (runs / name / JOURNAL).exists():
+                raise InputError(f"the search in {runs / name} never began, or its {JOURNAL} is damaged")
             if runs.exists() and not runs.is_dir():
                 raise InputError(f"{runs} is a file; searches are in a folder")
             neighbours = sorted(runs.iterdir()) if runs.exists() else []

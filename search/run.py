@@ -144,6 +144,8 @@ def run(
     database = None if storage is None else storages.address(storage)
     given = Places(storage=database, checkpoints=checkpoints, tracking=tracking, artifacts=artifacts)
     places = settle(directory, given, resume=resume)
+    if resume:
+        studies.check_resumable(directory, task.file, storage=places.storage)
     found = None if resume else _look(task, say)
     before = None if earlier is None else results.opened(Path(runs), earlier)
     _announce(console, directory, task)

@@ -40,13 +40,27 @@ def unknown(what: str, given: object, allowed: Iterable[str], *, most: int = 12)
     More than `most` allowed names are counted, and only those near the given one are shown.
     """
     names = sorted(set(map(str, allowed)))
-    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5) if isinstance(given, str) else []
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = _near(given, names)
     said = f"unknown {what} {shown(given)}" if isinstance(given, str) else f"{shown(given)} is no {what}"
     if len(names) <= most:
-        return f"{said}{hint} (allowed: {', '.join(names)})"
+        return f"{said}{_hint(near)} (allowed: {', '.join(names)})"
     others = f"; also near: {', '.join(near[1:])}" if near[1:] else ""
-    return f"{said}{hint} ({len(names)} are allowed{others})"
+    return f"{said}{_hint(near)} ({len(names)} are allowed{others})"
+
+
+def hint(given: object, allowed: Iterable[str]) -> str:
+    """`; did you mean 'trials'?` where a name is near the given one."""
+    return _hint(_near(given, allowed))
+
+
+def _near(given: object, allowed: Iterable[str]) -> list[str]:
+    small = {name.lower(): name for name in allowed}
+    near = difflib.get_close_matches(given.lower(), small, n=3, cutoff=0.5) if isinstance(given, str) else []
+    return [small[name] for name in near]
+
+
+def _hint(near: list[str]) -> str:
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def shown(given: object) -> str:

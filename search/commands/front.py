@@ -15,6 +15,7 @@ from search.commands.options import RUNS, Name, Runs, Tracking
 from search.confirmation import store
 from search.confirmation.display import told
 from search.live import front_table
+from search.study.lineage import NOTES
 from search.tracking.mlflow_store import reach
 from search.tracking.tracker import ui_command
 from spaces import InputError
@@ -31,7 +32,10 @@ def front(
         print(json.dumps(results.front_as_dict(found), indent=2, allow_nan=False))  # noqa: T201
         return
     console = Console()
-    console.print(front_table(found.front))
+    note = NOTES.get(found.file.train.inherit)
+    console.print(front_table(found.front, inherits=note is not None))
+    if note is not None:
+        console.print(f"note: {note}", style="dim", highlight=False, soft_wrap=True)
     counts = ", ".join(f"{number} {state}" for state, number in found.counts().items())
     if (confirmed := store.read(found.directory)) is not None:
         console.print()

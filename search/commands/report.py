@@ -14,6 +14,7 @@ from search.data.dataset import file_faults
 from search.report.page import MADE_BY, front_page
 from search.report.story import Story
 from search.study.importance import importance
+from search.study.lineage import NOTES
 from spaces import InputError
 
 
@@ -35,6 +36,7 @@ def report(
         front=study.front,
         importance=lambda: importance(study),
         confirmation=store.read(study.directory),
+        start=NOTES.get(study.file.train.inherit, ""),
     )
     path = output or Path(f"{name}-report.html")
     with file_faults(path):

@@ -27,7 +27,7 @@ def note(story: Story, links: Links, most: int) -> str:
         return above
     below = f"\n### Take one\n\n```\narchsearch pick {story.name} --id {front.members[0].network.id}\n```\n"
     space = most - len(above) - len(below) - len("\n### Front\n\n\n")
-    return f"{above}\n### Front\n\n{_lines(front_table(front, links), space)}\n{below}"
+    return f"{above}\n### Front\n\n{_lines(front_table(front, links, inherits=bool(story.start)), space)}\n{below}"
 
 
 def _lines(table: Table, space: int) -> str:

@@ -75,7 +75,7 @@ def front_page(story: Story, *, links: Links) -> str:
         table = _table(confirmation_table(story.confirmation, story.front, links))
         sections.append(f"<section><h2>Confirmed</h2><p>{escape(confirmed(story.confirmation))}</p>{table}</section>")
     if story.front.members:
-        table = _table(front_table(story.front, links))
+        table = _table(front_table(story.front, links, inherits=bool(story.start)))
         sections.append(f"<section><h2>Front</h2>{table}{_command(story)}</section>")
     sections.append(f'<div class="pair">{HISTORY}{_importance(story.importance())}</div>')
     return PAGE.format(

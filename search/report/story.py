@@ -18,6 +18,7 @@ class Story:
         records: every trial, by number.
         importance: worked out when it is asked for; empty while too little is known.
         confirmation: None before there is one.
+        start: what weights its trainings start from, as a sentence; empty where all start from scratch.
     """
 
     name: str
@@ -25,3 +26,4 @@ class Story:
     front: Front
     importance: Callable[[], Importance] = dict
     confirmation: Confirmation | None = None
+    start: str = ""

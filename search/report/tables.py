@@ -38,8 +38,12 @@ class Table:
     rows: Sequence[Sequence[Cell]] = field(default_factory=tuple)
 
 
-def front_table(front: Front, links: Links) -> Table:
-    """The members, numbered as in the pictures."""
+def front_table(front: Front, links: Links, *, inherits: bool = False) -> Table:
+    """The members, numbered as in the pictures.
+
+    Args:
+        inherits: whether trainings start from weights of others.
+    """
     names = front.objectives.names
     costs = _names(record.costs for record in front.members)
     others = [name for name in costs if name not in names]
@@ -51,8 +55,10 @@ def front_table(front: Front, links: Links) -> Table:
         cells += [_number(record.values.get(name)) for name in names]
         cells += [_number(record.test_accuracy)] if tested else []
         cells += [_number(record.costs.get(name)) for name in others]
+        cells += [Cell(text=record.start)] if inherits else []
         rows.append([*cells, Cell(text=record.network.id), _place(record.number)])
-    return Table(head=[*head, *map(with_unit, others), "id", "trial"], rows=rows)
+    began = ["started from"] if inherits else []
+    return Table(head=[*head, *map(with_unit, others), *began, "id", "trial"], rows=rows)
 
 
 def confirmation_table(confirmation: Confirmation, front: Front, links: Links) -> Table:

@@ -22,6 +22,8 @@ def standing(story: Story) -> str:
             f"The front has {_counted(len(story.front.members), 'member')}, "
             f"with a hypervolume of {shown(story.front.hypervolume)} up to {point}."
         )
+    if story.start:
+        sentences.append(f"{story.start[0].upper()}{story.start[1:]}.")
     return " ".join(sentences)
 
 

@@ -123,10 +123,7 @@ def resume(
     Raises:
         InputError: there is none, it searches something else or on other data, or another driver is at work.
     """
-    storage = storage or Places.read(directory).storage
-    if not exists(directory, storage=storage):
-        place = _named(directory, storage)
-        raise InputError(f"{place} holds no search that could be resumed; start it without resuming")
+    storage = _begun(directory, storage)
     directory.mkdir(parents=True, exist_ok=True)
     with _lease(directory) as lease:
         if storage is None:
@@ -135,13 +132,7 @@ def resume(
         opened = lease.also.enter_context(_open(directory, storage))
         study = _load(directory, opened)
         _hold(study, opened, lease)
-        before = load(study.user_attrs[HEADER]["space"])
-        search = file.search.model_copy(update={name: getattr(before.search, name) for name in BUDGETS})
-        changes = before.changes(file.model_copy(update={"search": search}))
-        if changes:
-            raise InputError(
-                f"{directory} searches another space: {'; '.join(changes)}. Undo that, or start a new search"
-            )
+        _same_space(directory, study, file)
         for name, was in study.user_attrs[HEADER]["data"].items():
             if data.get(name) != was:
                 raise InputError(
@@ -149,6 +140,42 @@ def resume(
                     "Undo that, or start a new search"
                 )
         return _study(directory, study, study.user_attrs[HEADER], file, evaluator, lease)
+
+
+def check_resumable(directory: Path, file: SpaceFile, *, storage: str | None = None) -> None:
+    """Refuses what `resume` would refuse, as far as the space file tells; nothing is written.
+
+    Raises:
+        InputError: there is no search, or it searches something else.
+    """
+    with _open(directory, _begun(directory, storage)) as opened:
+        _same_space(directory, _load(directory, opened), file)
+
+
+def _begun(directory: Path, storage: str | None) -> str | None:
+    """Where the study of a search is that can be gone on with.
+
+    Raises:
+        InputError: there is none.
+    """
+    storage = storage or Places.read(directory).storage
+    if not exists(directory, storage=storage):
+        place = _named(directory, storage)
+        raise InputError(f"{place} holds no search that could be resumed; start it without resuming")
+    return storage
+
+
+def _same_space(directory: Path, study: optuna.Study, file: SpaceFile) -> None:
+    """But for the budget, which may differ.
+
+    Raises:
+        InputError: it is another.
+    """
+    before = load(study.user_attrs[HEADER]["space"])
+    search = file.search.model_copy(update={name: getattr(before.search, name) for name in BUDGETS})
+    changes = before.changes(file.model_copy(update={"search": search}))
+    if changes:
+        raise InputError(f"{directory} searches another space: {'; '.join(changes)}. Undo that, or start a new search")
 
 
 def read(directory: Path, *, storage: str | None = None) -> Study:

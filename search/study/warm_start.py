@@ -92,7 +92,8 @@ def warm_start(earlier: Study, space: SearchSpace, data: Mapping[str, str]) -> W
     if differ:
         best = [known.answers for known in _in_order(earlier, here)]
         best = best[: max(1, file.search.trials // SHARE) if file.search.trials else FEW]
-        note = f"from {name}: its values do not hold here ({'; '.join(differ)}), its {len(best)} best are tried first"
+        first = "its best is" if len(best) == 1 else f"its {len(best)} best are"
+        note = f"from {name}: its values do not hold here ({'; '.join(differ)}), {first} tried first"
         return WarmStart(name=name, first=tuple(best), note=f"{note}; {others}")
     kept = checkpoints_of(earlier.directory).held()
     front = {r.number for r in front_of((k.record for k in here), earlier.objectives, earlier.reference_point).members}

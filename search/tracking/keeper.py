@@ -14,6 +14,7 @@ from search.confirmation.store import read as confirmation_of
 from search.record import State, TrialRecord
 from search.report.story import Importance, Story
 from search.study.importance import importance
+from search.study.lineage import NOTES
 from search.study.study import Study
 from search.tracking.outbox import Outbox
 from search.tracking.pace import Pace
@@ -72,6 +73,7 @@ class Keeper:
             front=self._study.front,
             importance=partial(dict, self._importance),
             confirmation=self._confirmation,
+            start=NOTES.get(self._study.file.train.inherit, ""),
         )
 
     def _take(self, record: TrialRecord) -> None:

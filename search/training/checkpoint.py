@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
+
+from spaces import InputError
 
 WEIGHTS = "model.safetensors"
 STATE = "training.pt"
@@ -37,6 +39,19 @@ def load_weights(model: nn.Module, directory: Path) -> None:
 def finished(directory: Path) -> Path:
     """Where the weights of the finished network are: apart, where the training made it a smaller one."""
     return directory / REDUCED if (directory / REDUCED / WEIGHTS).exists() else directory
+
+
+def check_whole(weights: Path) -> None:
+    """
+    Raises:
+        FileNotFoundError: it is not there.
+        InputError: it is no whole .safetensors file.
+    """
+    try:
+        with safe_open(weights, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{weights} is damaged: {error}") from None
 
 
 def saved_epoch(directory: Path) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from search.training.checkpoint import STATE, WEIGHTS
+from search.training.checkpoint import STATE, WEIGHTS, check_whole
 
 INHERITED, DONOR = "inherited", "donor.json"
 
@@ -27,7 +27,12 @@ def put_inherited(directory: Path, weights: Path, donor: Mapping[str, Any]) -> N
     Args:
         weights: a .safetensors file.
         donor: JSON values.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        InputError: it is damaged.
     """
+    check_whole(weights)
     part = directory / f"{INHERITED}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

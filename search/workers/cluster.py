@@ -58,7 +58,7 @@ def cluster(address: str | None = None, luggage: Mapping[str, Any] | None = None
         luggage: what its workers are to have, as Ray's runtime environment; see `search.workers.luggage`.
 
     Raises:
-        InputError: the cluster at `address` cannot be reached.
+        InputError: the cluster at `address` cannot be reached, or none be started here.
     """
     if ray.is_initialized():
         yield
@@ -79,7 +79,13 @@ def _connect(address: str | None, luggage: Mapping[str, Any] | None) -> None:
     AuthenticationTokenLoader.instance().reset_cache()  # else how an earlier cluster was reached stays
     Config.initialize("")
     if address is None:
-        ray.init(address="local", include_dashboard=False, **equipped, **quiet)
+        try:
+            ray.init(address="local", include_dashboard=False, **equipped, **quiet)
+        except Exception as error:  # Ray knows no kind of its own for it
+            raise InputError(
+                f"Ray could not be started on this machine: {said(error)}. Try again when it is less busy, or use a "
+                "cluster that runs, with --address"
+            ) from error
         return
     try:
         if _asks_for_token(address):

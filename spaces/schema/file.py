@@ -149,6 +149,15 @@ class SpaceFile(Section):
             if kind in KINDS and (direction == "maximize") != (kind in BETTER_HIGH):
                 better, allowed = ("higher", "maximize") if kind in BETTER_HIGH else ("lower", "minimize")
                 raise GrammarError(f"{kind} is better the {better} it is; allowed is {allowed}", "objectives", name)
+        for name, value in (reference or {}).items():
+            kind = self.costs[name].cost if name in self.costs else name
+            if (kind == ACCURACY and value >= 1) or (kind in KINDS and kind not in BETTER_HIGH and value <= 0):
+                limit = "below 1" if kind == ACCURACY else "above 0"
+                reason = f"{value:g} is a value that no network is better than; it has to be {limit}"
+                raise GrammarError(reason, "search", "reference_point", name)
+        if self.train.inherit == NONE and self.train.importance != Train.model_fields["importance"].default:
+            reason = f"{self.train.importance} is there, but there are no weights to choose from; set train.inherit"
+            raise GrammarError(f"{reason}, or leave it out", "train", "importance")
         if self.data is None:
             raise GrammarError("is missing with backbones; for example `data: {source: digits}`", "data")
         if "fidelity" not in self.search.model_fields_set:

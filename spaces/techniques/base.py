@@ -14,7 +14,7 @@ from typing import Any, ClassVar, final
 from torch import nn
 
 from spaces.anatomy import Anatomy
-from spaces.errors import shown, unknown
+from spaces.errors import hint, shown, unknown
 
 Scalar = None | bool | int | float | str
 Choice = Scalar | Mapping[str, Scalar]
@@ -61,7 +61,7 @@ class Knob:
         if self.allowed:
             if any(given == value and type(given) is type(value) for value in self.allowed):
                 return given  # type: ignore[return-value]
-            raise ValueError(f"{shown(given)} is not {self.range}")
+            raise ValueError(f"{shown(given)} is not {self.range}{hint(given, map(str, self.allowed))}")
         if type(self.default) is str:
             if isinstance(given, str) and re.fullmatch(self.pattern, given):
                 return given

@@ -24,7 +24,7 @@ from search.study.work import Assignment, Donor
 from search.trial import TimmEvaluator, dataset_of
 from search.workers.heirs import carried_out
 from spaces import Architecture, SearchSpace, SpaceError, SpaceFile, load
-from tests.search.command import TINY, kill, space_file, start, wait_for
+from tests.search.command import TINY, archsearch, kill, space_file, start, wait_for
 from tests.search.sums import runs_in_mlflow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -130,6 +130,14 @@ class TestWeights:
         donors = tuple(Donor(name=number, number=number, architecture=RESNET) for number in (1, 2))
         assert self.left(narrow, donors, tmp_path, tmp_path / "nowhere").inherited_from is None
 
+    def test_a_damaged_donor_is_passed_over(self, parent: tuple[Path, float], tmp_path: Path) -> None:
+        narrow = Architecture(backbone="resnet10t", choices={"width": 0.125})
+        damaged = tmp_path / "trials/1/model.safetensors"
+        damaged.parent.mkdir(parents=True)
+        damaged.write_bytes((parent[0] / "model.safetensors").read_bytes()[:5000])
+        donors = (Donor(name=1, number=1, architecture=RESNET), Donor(name="parent", number=0, architecture=RESNET))
+        assert self.left(narrow, donors, tmp_path, parent[0].parent).inherited_from == "parent"
+
     def test_the_next_is_taken_for_one_that_is_gone_and_stays_though_it_goes_too(
         self, parent: tuple[Path, float], tmp_path: Path
     ) -> None:
@@ -227,6 +235,8 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wait_for(lambda: len(list(folder.glob("runs/tiny/parents/*/model.safetensors"))) == 2, process)
     wait_for(lambda: _known_parents(folder) == 2, process)
     kill(process)
+    damaged = folder / "runs/tiny/parents/1/model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:5000])
     _note_times(folder)
     with (folder / "said").open("w") as said:
         run(folder / "tiny.yaml", runs=folder / "runs", name="tiny", resume=True, console=Console(file=said, width=200))
@@ -246,10 +256,14 @@ def _note_times(folder: Path) -> None:
 
 
 class TestParents:
-    def test_are_trained_once_and_not_again_on_resume(self, parents: Path) -> None:
+    def test_are_trained_once_and_again_on_resume_only_where_their_weights_are_damaged(self, parents: Path) -> None:
         times: dict[str, int] = json.loads((parents / "times").read_text())
         assert len(times) == 2
-        assert {path: Path(path).stat().st_mtime_ns for path in times} == times
+        changed = [path for path, at in times.items() if Path(path).stat().st_mtime_ns != at]
+        assert [Path(path).parent.name for path in changed] == ["1"]
+        assert load_file(changed[0])
+        said = " ".join((parents / "said").read_text().split())
+        assert said.count("are gone or damaged; it is trained again") == 1
 
     def test_are_no_trials_and_every_trial_starts_from_one(self, parents: Path) -> None:
         study = results.opened(parents / "runs", "tiny")
@@ -265,6 +279,10 @@ class TestParents:
         study = results.opened(parents / "runs", "tiny")
         assert {point["inherited_from"] for point in results.front_as_dict(study)["points"]} == {"parent"}
         assert [column.header for column in front_table(study.front).columns][-1] == "started from"
+        assert archsearch(parents, "report", "tiny").returncode == 0
+        page = (parents / "tiny-report.html").read_text("utf-8")
+        assert "<th><button>started from</button></th>" in page
+        assert "Trials start from the weights of their own backbone" in page
         trained = [run for run in runs_in_mlflow(parents, "tiny") if run.data.tags["status"] == "complete"]
         assert trained
         assert {run.data.tags["inherited_from"] for run in trained} == {"parent"}

@@ -466,6 +466,11 @@ class TestResults:
         runs = tmp_path / "runs"
         with pytest.raises(InputError, match=r"runs holds no searches yet; `archsearch run SPACE` makes one"):
             results.opened(runs, "tiny")
+        journal = runs / "tiny/study.journal"
+        journal.parent.mkdir(parents=True)
+        journal.touch()
+        with pytest.raises(InputError, match=r"the search in .*tiny never began, or its study\.journal is damaged"):
+            results.opened(runs, "tiny")
         (tmp_path / "file").touch()
         with pytest.raises(InputError, match=r"file is a file; searches are in a folder"):
             results.opened(tmp_path / "file", "tiny")

@@ -368,7 +368,11 @@ def test_a_search_can_be_given_more_trials_but_not_another_space(begin):
     study = begin(trials=5)
     drive(study, Table())
     study.close()
-    with pytest.raises(InputError, match=r"searches another space: search\.sampler was .*tpe.* and is now .*random"):
+    another = r"searches another space: search\.sampler was .*tpe.* and is now .*random"
+    with pytest.raises(InputError, match=another):
+        studies.check_resumable(study.directory, plain_space(trials=5, sampler="random"))
+    studies.check_resumable(study.directory, plain_space(trials=8))
+    with pytest.raises(InputError, match=another):
         studies.resume(study.directory, plain_space(trials=5, sampler="random"), Table())
     resumed = studies.resume(study.directory, plain_space(trials=8), Table())
     assert resumed.remaining == 3

@@ -33,6 +33,15 @@ MISTAKES = [
     ("unit: epoch", "unit: step", 21, "search.fidelity.unit", "'step' is not how timm models train"),
     (", fidelity: {unit: epoch, min: 3, max: 9, reduction: 3}", "", 21, "search.fidelity", "is missing with backbones"),
     ("seed: 0", "seed: 0, reference_point: {accuracy: 0}", 21, "search.reference_point", "names accuracy; it needs"),
+    (
+        *("seed: 0", "seed: 0, reference_point: {accuracy: 1.5, macs: 1.0e9}", 21, "search.reference_point.accuracy"),
+        "1.5 is a value that no network is better than; it has to be below 1",
+    ),
+    (
+        *("seed: 0", "seed: 0, reference_point: {accuracy: 0.1, macs: -5}", 21, "search.reference_point.macs"),
+        "-5 is a value that no network is better than; it has to be above 0",
+    ),
+    ("lr: 1.0e-3", "lr: 1.0e-3, importance: l1", 22, "train.importance", "no weights to choose from; set train.inher"),
     ("lr: 1.0e-3", "lr: fast", 22, "train.lr", "'fast' is not a number above 0"),
     ("lr: 1.0e-3", "lr: 0", 22, "train.lr", "0 is not a number above 0"),
     ("lr: 1.0e-3", "lr: .nan", 22, "train.lr", "nan is not a finite number"),
