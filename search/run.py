@@ -294,6 +294,8 @@ def _directory(runs: Path, name: str, resume: bool) -> Path:
         raise InputError(f"--runs {runs}: the characters %, ? and # cannot be part of a database's address")
     try:
         runs.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"--runs {runs} is a file; searches are in a folder") from None
     except OSError as error:
         raise InputError(f"--runs {runs} cannot be written: {error.strerror}") from None
     directory, number = runs / name, 1

@@ -214,13 +214,25 @@ def test_ctrl_c_ends_cleanly_and_the_search_can_be_resumed(tmp_path):
     resumed.close()
 
 
-def test_a_cluster_that_is_not_there_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster can be used at 127.0.0.1:1: ConnectionRefusedError"),
+        (None, "Ray could not be started on this machine: OSError: validate_socket_filename failed"),
+    ],
+)
+def test_a_cluster_that_is_not_there_or_cannot_be_is_named(tmp_path, address, said):
+    too_long = tmp_path / ("x" * 120)  # for a socket in it
+    too_long.mkdir()
     code = (
         "from search.workers.cluster import cluster\n"
         "from spaces import InputError\n"
         "try:\n"
-        "    with cluster('127.0.0.1:1'): pass\n"
+        f"    with cluster({address!r}): pass\n"
         "except InputError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout.startswith("no Ray cluster can be used at 127.0.0.1:1: ConnectionRefusedError")
+    environment = {**os.environ, "RAY_TMPDIR": str(too_long)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith(said)
