@@ -151,7 +151,7 @@ def test_no_trial_that_ends_well_is_code_1(tmp_path: Path) -> None:
         (["run", "tiny.yaml", "--cpus-per-trial", "0"], {}, "--cpus-per-trial"),
         (["run", "tiny.yaml", "--name", "../x"], {}, "--name"),
         (["run", "tiny.yaml", "--name", "mlflow.db"], {}, "is kept for all searches"),
-        (["run", "tiny.yaml", "--runs", "tiny.yaml"], {}, "--runs tiny.yaml cannot be written"),
+        (["run", "tiny.yaml", "--runs", "tiny.yaml"], {}, "--runs tiny.yaml is a file; searches are in a folder"),
         (["run", "tiny.yaml", "--runs", "50%20x"], {}, "cannot be part of a database's address"),
         (["front", "none"], {}, "no searches"),
         (["pick", "none"], {}, "no searches"),
