@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from tests.benchmarks.search_efficiency.methods import FREE, SHARES
+from tests.benchmarks.search_efficiency.methods import FREE, OURS, SHARES
 from tests.benchmarks.search_efficiency.stock import OPTUNA
 from tests.benchmarks.simulation import End, quartiles
 
@@ -155,7 +155,8 @@ def _draw(panel: Axes, rows: Rows, names: Sequence[str]) -> None:
     for name, searches in by_method(rows).items():
         low, middle, high = np.transpose([quartiles([_share_at(row, hours) for row in searches]) for hours in grid])
         colour, style = colours(names.index(name) % 20), ":" if name.endswith(FREE) else "-"
-        panel.plot(grid, middle, label=name, color=colour, linestyle=style)
+        colour, width = ("black", 2.5) if name == OURS else (colour, 1.5)
+        panel.plot(grid, middle, label=name, color=colour, linestyle=style, linewidth=width)
         panel.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
     for share in SHARES:
         panel.axhline(share, color="grey", linewidth=0.5)
