@@ -80,8 +80,10 @@ class TrialRecord:
 
     @property
     def start(self) -> str:
-        """Whose weights its training started from, in a word."""
-        return "scratch" if self.inherited_from is None else str(self.inherited_from)
+        """Whose weights its training started from, in a word or two."""
+        if self.inherited_from is None:
+            return "scratch"
+        return f"trial {self.inherited_from}" if isinstance(self.inherited_from, int) else self.inherited_from
 
     @property
     def fidelity(self) -> int:

@@ -23,7 +23,8 @@ def standing(story: Story) -> str:
             f"with a hypervolume of {shown(story.front.hypervolume)} up to {point}."
         )
     if story.start:
-        sentences.append(f"{story.start[0].upper()}{story.start[1:]}.")
+        start = story.start.replace("`", "")
+        sentences.append(f"{start[0].upper()}{start[1:]}.")
     return " ".join(sentences)
 
 
