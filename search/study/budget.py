@@ -1,5 +1,6 @@
 """Budget: what a search may spend of time, and what it has spent. Knows a clock, nothing of trials."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import final
@@ -44,6 +45,19 @@ def shares(search: Search, **spent: float) -> dict[str, float]:
     """
     limits = {name: getattr(search, name) for name in BUDGETS}
     return {name: spent[name] / limit for name, limit in limits.items() if limit is not None}
+
+
+def left_s(search: Search, *, hours: float, device_hours: float, running: int, devices: float) -> float:
+    """Device seconds that one more training has until time is up; infinite without a limit of time.
+
+    Args:
+        hours, device_hours: spent.
+        running: trainings that share what is left of the device hours with it.
+        devices: that it has, as for `Measurement.device_s`.
+    """
+    by_clock = math.inf if search.hours is None else devices * (search.hours - hours)
+    shared = math.inf if search.device_hours is None else (search.device_hours - device_hours) / (running + 1)
+    return 3600 * max(0.0, min(by_clock, shared))
 
 
 def overspent(search: Search, spent: Mapping[str, float]) -> str:

@@ -4,6 +4,7 @@ Brings together what such a sampler's planner wants to know. Knows candidates, r
 storage or who trains.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import final
@@ -38,26 +39,29 @@ class Outlook:
         self._candidates = Candidates(space, gate, derive(file.search.seed, "candidates"), file.search)
         self._planner: Planner | None = None
         self._asked: tuple[object, ...] = ()
+        self._left_s = math.inf
         self._found: int | None = None
         self._chosen: Candidate | None = None
 
-    def decide(self, waiting: Collection[int], due: int | None, *, new: bool) -> int | None:
+    def decide(self, waiting: Collection[int], due: int | None, *, new: bool, left_s: float) -> int | None:
         """The number of a trial that is to go on; None where something new promises more, or nothing is left.
 
         Args:
             waiting: numbers of the trials that may go on.
             due: the one of them that goes on by a rule, where nothing is known to decide by.
             new: whether anything new may begin.
+            left_s: device seconds until time is up.
         """
         asked = (self._book.changes, tuple(sorted(waiting)), due, new)
         if asked != self._asked:
-            self._asked, self._found = asked, self._decide(waiting, due, new)
+            self._asked, self._left_s = asked, left_s
+            self._found = self._decide(waiting, due, new)
         return self._found
 
     def choose(self) -> Candidate | None:
         """What is best of what is new; None where nothing is known."""
         if self._chosen is None or self._asked[0] != self._book.changes:
-            self.decide((), None, new=True)
+            self.decide((), None, new=True, left_s=self._left_s)
         return self._chosen
 
     def _decide(self, waiting: Collection[int], due: int | None, new: bool) -> int | None:
@@ -71,7 +75,8 @@ class Outlook:
         fresh = [one for one in self._candidates.some(parents) if self._untried(one)] if new else []
         for _ in range(DOUBTED):
             rng = np.random.default_rng(derive(self._file.search.seed, "plan", proposals, len(fresh)))
-            plan = planner.plan(records, [(one.architecture, one.costs) for one in fresh], waiting, rng, due)
+            known = [(one.architecture, one.costs) for one in fresh]
+            plan = planner.plan(records, known, waiting, rng, due, self._left_s)
             if plan is None or plan.fresh is None:
                 return None if plan is None else plan.waiting
             self._chosen = fresh[plan.fresh]

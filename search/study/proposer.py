@@ -40,17 +40,18 @@ class Proposer:
         planned = plans(file.search.sampler)
         self._outlook = Outlook(file, self._space, self._gate, book, dialogue.answers) if planned else None
 
-    def goes_on(self, waiting: Collection[int], due: int | None, *, new: bool) -> int | None:
+    def goes_on(self, waiting: Collection[int], due: int | None, *, new: bool, left_s: float) -> int | None:
         """Of a sampler that plans: the number of a trial that is to go on; None where something new promises more.
 
         Args:
             waiting: those that may go on.
             due: the one of them that goes on by the rule of halving.
             new: whether anything new may begin.
+            left_s: device seconds until time is up.
         """
         if self._outlook is None or self._drawn or self._cut is not None:
             return None
-        return self._outlook.decide(waiting, due, new=new)
+        return self._outlook.decide(waiting, due, new=new, left_s=left_s)
 
     def next(self, deadline: float) -> Proposal | Idle:
         """A proposal of any kind, to be trained or not.

@@ -22,7 +22,7 @@ from search.samplers import telling
 from search.samplers.dialogue import Dialogue, Proposal
 from search.study import ledger
 from search.study.book import Book
-from search.study.budget import Clock, overspent, shares
+from search.study.budget import Clock, left_s, overspent, shares
 from search.study.lease import Lease
 from search.study.ledger import Diary, Rung
 from search.study.lineage import Lineage, Parent
@@ -101,8 +101,13 @@ class Study:
     @property
     def spent(self) -> dict[str, float]:
         """What share of each limit of the budget is spent, by its name; of the trials, those that have ended."""
-        hours, device_s = self._clock.hours, self._book.device_s + self._book.lineage.device_s
-        return shares(self.file.search, trials=self._book.ended, hours=hours, device_hours=device_s / 3600)
+        return shares(
+            self.file.search, trials=self._book.ended, hours=self._clock.hours, device_hours=self._device_hours
+        )
+
+    @property
+    def _device_hours(self) -> float:
+        return (self._book.device_s + self._book.lineage.device_s) / 3600
 
     @property
     def overspent(self) -> str:
@@ -199,25 +204,28 @@ class Study:
 
     # Proposing
 
-    def next(self, patience_s: float = math.inf) -> Assignment | Idle:
+    def next(self, patience_s: float = math.inf, *, devices: float = 1.0) -> Assignment | Idle:
         """Work for one worker: what was cut short, then what may go on from a rung, then what the sampler proposes.
+
+        Where the sampler plans, what cannot come to the end in time gives way to what can.
 
         When nothing is left to start and nothing runs, what still waits at a rung is stopped.
 
         Args:
             patience_s: how long to go on, about, over proposals that need no training.
+            devices: that the training will have, as for `Measurement.device_s`.
         """
         if self.overspent:
             return Idle.TIME
         if self._adopted:
             return self._assignment(self._adopted.popleft())
-        if (promoted := self._promoted()) is not None:
+        if (promoted := self._promoted(devices)) is not None:
             return self._assignment(promoted)
         found = self._propose(time.monotonic() + patience_s)
         if isinstance(found, Assignment) or found is Idle.LATER:
             return found
         self._rungs.settle(self._book.running)
-        if (promoted := self._promoted()) is not None:
+        if (promoted := self._promoted(devices)) is not None:
             return self._assignment(promoted)
         if self._book.running:
             return Idle.LATER  # until they have come to their rungs
@@ -225,12 +233,20 @@ class Study:
             self._end(replace(self._book[number], state=State.STOPPED, reason=self._rungs.verdict(number)))
         return found
 
-    def _promoted(self) -> int | None:
+    def _promoted(self, devices: float) -> int | None:
         """Lets the best go on that may; where the sampler plans, only if it promises more than anything new."""
         if self._rungs.planned:
             assert self._proposer is not None
             unspent = self._book.started < (self.file.search.trials or math.inf)
-            number = self._proposer.goes_on(self._rungs.free(self._waiting), self._rungs.due(), new=unspent)
+            left = left_s(
+                self.file.search,
+                hours=self._clock.hours,
+                device_hours=self._device_hours,
+                running=len(self._book.running),
+                devices=devices,
+            )
+            waiting, due = self._rungs.free(self._waiting), self._rungs.due()
+            number = self._proposer.goes_on(waiting, due, new=unspent, left_s=left)
             promotion = None if number is None else self._rungs.let_go(number)
         else:
             promotion = self._rungs.promotion()

@@ -66,7 +66,9 @@ class Proposals(Searcher):  # type: ignore[misc]  # ray is not typed
         self._look_at_waiting(room)
         if pool is None:
             return None
-        work = self._study.next(PATIENCE_S)
+        needs = self._share.pools[pool]
+        devices = needs.get("GPU") or needs["CPU"]
+        work = self._study.next(PATIENCE_S, devices=devices)
         if work is Idle.LATER or (isinstance(work, Idle) and (self._live or self._fallen)):
             return None  # one that runs may be given back
         if isinstance(work, Idle):
@@ -76,13 +78,12 @@ class Proposals(Searcher):  # type: ignore[misc]  # ray is not typed
         if not self._share.room(avoided)[pool]:
             avoided = frozenset()
         self._live[trial_id] = _Placed(number=work.number, pool=pool, avoided=avoided)
-        needs = self._share.pools[pool]
         return {
             ASSIGNMENT: work,
             REQUEST: self._share.request(pool, avoided),
             CLAIM: self._share.claim(),
             "cpus": needs["CPU"],
-            "devices": needs.get("GPU") or needs["CPU"],
+            "devices": devices,
         }
 
     def _room(self, avoided: Collection[str]) -> list[int]:

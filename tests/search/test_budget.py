@@ -5,7 +5,7 @@ import pytest
 from search.evaluator import Measurement
 from search.record import State
 from search.study import budget, studies
-from search.study.work import Idle
+from search.study.work import Assignment, Idle
 from spaces import InputError, SpaceError, load
 from tests.search.plain import REFERENCE, Table, drive, plain_space, summary
 
@@ -48,6 +48,28 @@ def test_device_hours_of_all_trainings_are_one_budget(tmp_path):
     drive(again, Table())
     assert again.counts()[State.COMPLETE] == 7  # the first is still in our hands
     again.close()
+
+
+EPOCH_S = 30
+
+
+@pytest.mark.parametrize("limit", ["hours", "device_hours"])
+def test_towards_the_end_of_time_a_sampler_that_plans_finishes_what_it_can(tmp_path, clock, limit):
+    """A new training takes 180 s, one that waits at epoch 2 another 120."""
+    study, late = begin(tmp_path / "s", sampler="ehvi", trials=None, **{limit: 1800 / 3600}), []
+    while isinstance(work := study.next(), Assignment):
+        left = 1800 * (1 - study.spent[limit])
+        if 4 * EPOCH_S <= left < 6 * EPOCH_S and (len(work.rungs) == 1 or study.counts()[State.PAUSED]):
+            late.append(work)
+        for rung in work.rungs:
+            trained = EPOCH_S * (rung - (2 if rung == 6 else 0))
+            clock[0] += trained
+            value = {"accuracy": Table().accuracy(work.architecture, rung)}
+            if not study.report(work.number, Measurement(fidelity=rung, values=value, device_s=trained)):
+                break
+    assert late
+    assert all(work.rungs == (6,) for work in late)
+    study.close()
 
 
 def test_hours_of_all_drivers_are_one_budget(tmp_path, clock):

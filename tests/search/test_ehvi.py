@@ -20,7 +20,7 @@ from search.record import State, TrialRecord
 from search.samplers.ehvi import gain as gains
 from search.samplers.ehvi.encoding import Encoding
 from search.samplers.ehvi.gain import Boxes, expected_gain, reservation_rates
-from search.samplers.ehvi.planner import STARTUP, Planner
+from search.samplers.ehvi.planner import Planner
 from search.samplers.ehvi.surrogate import Columns, Fade, Moments, Surrogate, Warp, kernel, learnt
 from search.study import studies
 from search.study.candidates import DRAWS, FEWEST, MOST, Candidates
@@ -247,9 +247,41 @@ def test_the_first_are_drawn_the_cheap_ones_more_often_and_nothing_is_planned_of
     plans = [planner().plan([], fresh, (), np.random.default_rng(seed)).fresh for seed in range(60)]
     assert 40 < sum(plans) < 60
     assert planner().plan([], [], (), np.random.default_rng(0)) is None
-    waiting = some_trained(STARTUP - 1)
-    assert planner().plan(waiting, [], range(STARTUP - 1), np.random.default_rng(0)) is None
-    assert planner().plan(waiting, [], range(STARTUP - 1), np.random.default_rng(0), due=4).waiting == 4
+    waiting = some_trained(planner().startup - 1)
+    assert planner().plan(waiting, [], range(3), np.random.default_rng(0)) is None
+    assert planner().plan(waiting, [], range(3), np.random.default_rng(0), due=2).waiting == 2
+
+
+def of(backbone, macs):
+    return Architecture(backbone=backbone, kwargs={}, choices={}), {"macs": macs}
+
+
+def test_the_first_are_of_every_backbone_however_few_networks_it_has():
+    fresh = [*(of("resnet18", 1.0 + place / 100) for place in range(98)), of("vit_tiny_patch16_224", 9.0)]
+    fresh += [of("convnext_atto", 5.0)]
+    drawing, records = Planner(OBJECTIVES, {"accuracy": 0.1, "macs": 6.0}, (1, 9), fresh, {}), []
+    for number in range(3):
+        plan = drawing.plan(records, fresh, (), np.random.default_rng(number))
+        records.append(replace(trained(number, fresh[plan.fresh], []), state=State.RUNNING))
+    assert {record.architecture.backbone for record in records} == {known[0].backbone for known in fresh}
+
+
+@pytest.mark.parametrize(("rungs", "count"), [((1, 3, 9), 4), ((12, 200), 8), ((1, 12), 6), ((50,), 4)])
+def test_before_anything_is_believed_no_more_is_spent_than_half_a_full_training(rungs, count):
+    assert Planner(OBJECTIVES, {"accuracy": 0.1, "macs": 6.0}, rungs, CELLS, {}).startup == count
+
+
+def test_what_cannot_come_to_the_end_in_time_gives_way_to_what_can():
+    """A new network takes 9 s, one that waits another 8."""
+    records = some_trained(12)
+    poor, fresh = min(records, key=lambda record: record.history[0].values["accuracy"]), rest_of(records)
+
+    def planned(left_s):
+        return planner().plan(records, fresh, [poor.number], np.random.default_rng(0), left_s=left_s)
+
+    assert planned(9.5).fresh is not None
+    assert planned(8.5).waiting == poor.number
+    assert planned(7.5) == planned(np.inf)  # nothing is in time, so what is begun is for later
 
 
 def test_what_has_shown_to_be_best_goes_on():
@@ -260,7 +292,7 @@ def test_what_has_shown_to_be_best_goes_on():
 
 
 def test_a_new_network_is_proposed_where_much_is_unknown_and_one_waits_that_is_poor():
-    records = some_trained(STARTUP + 4)
+    records = some_trained(12)
     poor = min(records, key=lambda record: record.history[0].values["accuracy"])
     plan = planner().plan(records, rest_of(records), [poor.number], np.random.default_rng(0))
     assert plan.fresh is not None
@@ -281,7 +313,7 @@ def test_seconds_count():
     """Of two equal unknowns the one that trains ten times faster is first, as far as costs foretell it."""
     records = [
         trained(number, known, [0.5], epoch_s=known[1]["macs"] ** 4)
-        for number, known in enumerate(CELLS[: 3 * STARTUP])
+        for number, known in enumerate(CELLS[:24])
     ]  # fmt: skip
     plan = planner().plan(records, rest_of(records), (), np.random.default_rng(0))
     chosen = rest_of(records)[plan.fresh][1]["macs"]

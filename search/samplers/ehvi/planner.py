@@ -4,6 +4,7 @@ n measurements, m candidates, d objectives, of which u are learnt by training an
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
@@ -18,7 +19,7 @@ from search.samplers.ehvi.encoding import Encoding, Known
 from search.samplers.ehvi.gain import Boxes, Gain, expected_gain, reservation_rates
 from search.samplers.ehvi.surrogate import FIT, MOST, Moments, Surrogate, Warp, learnt
 
-STARTUP = 8  # measurements before which nothing is believed
+STARTUP = 4, 8  # measurements before which nothing is believed: half a full training's worth, but within these
 GROWTH = 1.25  # hyperparameters are learnt anew once there are so many times as many measurements
 SHORTLIST = 500  # candidates whose next measurement is thought through
 MANY = 1_500_000  # candidates times measurements, beyond which all are first judged by fewer measurements
@@ -72,6 +73,9 @@ class Planner:
         rungs: fidelities, ascending; the last is full training.
         sample: of the space, for the encoding; the same for a whole search.
         alike: as for `Encoding`.
+
+    Attributes:
+        startup: measurements before which nothing is believed.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Planner:
         self._objectives, self._rungs = objectives, tuple(rungs)
         self._reference = objectives.minimised([reference_point])[0]
         self._encoding = Encoding(sample, alike)
+        self.startup = int(np.clip(self._rungs[-1] // (2 * self._rungs[0]), *STARTUP))
         self._theta: dict[tuple[int, int], Floats] = {}
         self._read: dict[int, tuple[TrialRecord, tuple[Seen, ...]]] = {}
 
@@ -95,6 +100,7 @@ class Planner:
         waiting: Collection[int],
         rng: np.random.Generator,
         due: int | None = None,
+        left_s: float = math.inf,
     ) -> Plan | None:
         """What to train next; None where there is nothing, or nothing to decide by.
 
@@ -103,19 +109,20 @@ class Planner:
             fresh: feasible networks that were not, with what is known of their costs.
             waiting: numbers of the trials that may go on.
             due: the one that goes on by a rule, where nothing is known that speaks for any.
+            left_s: device seconds until time is up; what cannot come to the end by then gives way to what can.
         """
         told = {record.number: record for record in records}
         seen = self.seen(records)
         if not fresh and not waiting:
             return None
         by_rule = None if due is None else Plan(waiting=due)
-        if len(seen) < STARTUP:
-            return Plan(fresh=_cheap(fresh, rng)) if fresh else by_rule
+        if len(seen) < self.startup:
+            return Plan(fresh=_drawn(fresh, records, rng)) if fresh else by_rule
         waits = [told[number] for number in sorted(waiting)]
-        rates = self._rates(told, seen, waits, fresh)
+        rates = self._rates(told, seen, waits, fresh, left_s)
         best = int(np.argmax(rates))
         if rates[best] <= 0.0:  # nothing promises anything; what is new may at least teach
-            return by_rule or (Plan(fresh=_cheap(fresh, rng)) if fresh else None)
+            return by_rule or (Plan(fresh=_drawn(fresh, records, rng)) if fresh else None)
         return Plan(waiting=waits[best].number) if best < len(waits) else Plan(fresh=best - len(waits))
 
     def _rates(
@@ -124,6 +131,7 @@ class Planner:
         seen: Sequence[Seen],
         waits: Sequence[TrialRecord],
         fresh: Sequence[Known],
+        left_s: float,
     ) -> Floats:
         """(waits + fresh) expected hypervolume in a second."""
         rows = self._encoding([*(_known(record) for record in waits), *fresh])
@@ -139,10 +147,13 @@ class Planner:
         def judge(which: NDArray[np.int64], most: int) -> _Judge:
             return self._judge(told, seen, running, exact[which], rows[which], ahead[which], most)
 
-        every, survival = np.arange(len(rows)), self._survival(told.values(), rows)
-        if len(rows) * min(len(seen), MOST) > MANY:
+        survival, in_time = self._survival(told.values(), rows), step_s + rest_s <= left_s
+        every = np.flatnonzero(in_time) if in_time.any() else np.arange(len(rows))
+        if len(every) * min(len(seen), MOST) > MANY:
             roughly, beliefs = judge(every, ROUGH)
-            every = _top(survival * expected_gain(roughly, beliefs, every) / (step_s + rest_s), SCREENED)
+            among = np.arange(len(every))
+            promised = survival[every] * expected_gain(roughly, beliefs, among) / (step_s + rest_s)[every]
+            every = every[_top(promised, SCREENED)]
         gain, beliefs = judge(every, MOST)
         step_s, rest_s, survival = step_s[every], rest_s[every], survival[every]
         among = np.arange(len(every))
@@ -252,7 +263,7 @@ class Planner:
     def _beliefs(
         self, told: Mapping[int, TrialRecord], seen: Sequence[Seen], columns: NDArray[np.int64], most: int
     ) -> list[_Belief]:
-        enough = STARTUP  # the hyperparameters are those that the first so many measurements speak for
+        enough = self.startup  # the hyperparameters are those that the first so many measurements speak for
         while enough * GROWTH <= len(seen):
             enough = math.ceil(enough * GROWTH)
         found = []
@@ -316,7 +327,13 @@ def _guessed(rows: Floats, values: Floats, wanted: Floats) -> Floats:
     return np.asarray(sign * np.exp(fitted.predict(wanted)))
 
 
-def _cheap(fresh: Sequence[Known], rng: np.random.Generator) -> int:
-    """Any, but a network of a quarter the multiply-accumulates twice as often: the first steps are to cost little."""
-    weights = np.array([max(costs.get("macs", 1.0), 1e-9) ** -0.5 for _, costs in fresh])
-    return int(rng.choice(len(fresh), p=weights / weights.sum()))
+def _drawn(fresh: Sequence[Known], records: Collection[TrialRecord], rng: np.random.Generator) -> int:
+    """Any of the backbones that were tried least, but a network of a quarter the multiply-accumulates twice as often.
+
+    A backbone may have a hundredth of the networks of another; and the first steps are to cost little.
+    """
+    tried = Counter(record.architecture.backbone for record in records)
+    least = min(tried[architecture.backbone] for architecture, _ in fresh)
+    among = [place for place, (architecture, _) in enumerate(fresh) if tried[architecture.backbone] == least]
+    weights = np.array([max(fresh[place][1].get("macs", 1.0), 1e-9) ** -0.5 for place in among])
+    return int(among[rng.choice(len(among), p=weights / weights.sum())])
