@@ -267,7 +267,7 @@ def test_the_first_are_of_every_backbone_however_few_networks_it_has():
 
 
 @pytest.mark.parametrize(("rungs", "count"), [((1, 3, 9), 4), ((12, 200), 8), ((1, 12), 6), ((50,), 4)])
-def test_before_anything_is_believed_no_more_is_spent_than_half_a_full_training(rungs, count):
+def test_before_anything_is_believed_half_a_full_training_is_spent_but_4_to_8_measurements(rungs, count):
     assert Planner(OBJECTIVES, {"accuracy": 0.1, "macs": 6.0}, rungs, CELLS, {}).startup == count
 
 
