@@ -12,7 +12,7 @@ import signal
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -78,7 +78,7 @@ def survey(name: str) -> dict[str, Finding]:
         return {dimension: _finding(technique, anatomy) for dimension, technique in TECHNIQUES.items()}
 
 
-def surveys(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Finding]]]:
+def surveys(names: Sequence[str]) -> Generator[tuple[str, dict[str, Finding]]]:
     """`survey` of many models, in their order, one after the other as they are done; on every core if there are many.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -55,9 +56,10 @@ def backbones(
     """
     names = survey.matching(pattern)
     try:
-        if as_json:
-            findings.write_json(survey.surveys(names), sys.stdout)
-        else:
-            findings.show(survey.surveys(names), names, Console())
+        with closing(survey.surveys(names)) as rows:  # wherever Ctrl-C comes, processes end and are not waited for
+            if as_json:
+                findings.write_json(rows, sys.stdout)
+            else:
+                findings.show(rows, names, Console())
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -35,9 +35,9 @@ class Outbox:
         self.done = 0  # how much work has been done
 
     @property
-    def waiting(self) -> int:
-        """How much work is still to be done."""
-        return len(self._waiting)
+    def waiting(self) -> frozenset[Hashable]:
+        """Keys of the work that is still to be done."""
+        return frozenset(self._waiting)
 
     @property
     def pause_s(self) -> float:
@@ -50,9 +50,13 @@ class Outbox:
 
     def do(self, key: Hashable, work: Callable[[], None]) -> None:
         """Do `work` now or as soon as that is possible; newer work of the same key replaces older."""
+        self.keep(key, work)
+        self.retry()
+
+    def keep(self, key: Hashable, work: Callable[[], None]) -> None:
+        """The same from the next `retry` on."""
         self._waiting.pop(key, None)
         self._waiting[key] = work
-        self.retry()
 
     def retry(self) -> None:
         """Do what is waiting, unless a failure was just now."""
@@ -145,7 +149,7 @@ class Courier:
             ended = self._thread is None
             self._hurried, self._given_up = False, not ended
             self._changed.notify_all()
-            missing = len(self._given) + self._outbox.waiting
+            missing = len(self._outbox.waiting.union(self._given))
         if ended:
             thread.join()
         else:
@@ -161,14 +165,12 @@ class Courier:
         return self._thread
 
     def _work(self) -> None:
-        while (next_ones := self._next()) is not None:
-            for key, work in next_ones.items():
-                self._outbox.do(key, work)
-            if not next_ones:
-                self._outbox.retry()
+        while self._next():
+            self._outbox.retry()
 
-    def _next(self) -> dict[Hashable, Callable[[], None]] | None:
-        """The oldest of what was given, if any; None, and the thread's end, where nothing is left to do."""
+    def _next(self) -> bool:
+        """Puts the oldest of what was given, if any, into the outbox; False, and the thread's end, where nothing is left
+        to do."""
         with self._changed:
             while self._outbox.pause_s and not self._given_up:
                 if self._hurried:
@@ -179,8 +181,10 @@ class Courier:
             if self._given_up or not (self._given or self._outbox.waiting):
                 self._thread = None
                 self._changed.notify_all()
-                return None
-            return {key: self._given.pop(key) for key in list(self._given)[:1]}
+                return False
+            for key in list(self._given)[:1]:
+                self._outbox.keep(key, self._given.pop(key))
+            return True
 
 
 def first_line(error: Exception) -> str:

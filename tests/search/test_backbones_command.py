@@ -1,14 +1,18 @@
 """`archsearch backbones` as a user has it: a table, JSON, mistakes and Ctrl-C."""
 
+import io
 import json
+import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 
+from search.commands.plan import backbones
 from search.findings import show
 from spaces.survey import Finding
 from spaces.techniques import TECHNIQUES
@@ -62,6 +66,20 @@ def test_ctrl_c_leaves_valid_json_and_no_process(tmp_path: Path) -> None:
             break
         assert time.monotonic() < deadline, "a process is left over"
         time.sleep(0.1)
+
+
+def test_ctrl_c_while_a_row_is_written_waits_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(io.StringIO):
+        def flush(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    out, before = Interrupted(), set(multiprocessing.active_children())
+    monkeypatch.setattr("sys.stdout", out)
+    with pytest.raises(typer.Exit) as ended:
+        backbones("test_*", as_json=True)
+    assert ended.value.exit_code == 130
+    assert len(json.loads(out.getvalue())) == 1
+    assert set(multiprocessing.active_children()) <= before
 
 
 @pytest.mark.parametrize("width", [80, 160])
