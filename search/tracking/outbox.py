@@ -169,8 +169,7 @@ class Courier:
             self._outbox.retry()
 
     def _next(self) -> bool:
-        """Puts the oldest of what was given, if any, into the outbox; False, and the thread's end, where nothing is left
-        to do."""
+        """Puts the oldest of what was given into the outbox; False, and the thread's end, where nothing is left."""
         with self._changed:
             while self._outbox.pause_s and not self._given_up:
                 if self._hurried:
