@@ -1,14 +1,17 @@
 """The picture of a benchmark of real training: hypervolume against seconds, and the confirmed fronts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from tests.benchmarks.search_efficiency.fronts import Curve
+
 
 def draw(content: Mapping[str, Any], path: Path, confirmed: Mapping[str, float]) -> None:
-    """Writes a PNG; a colour an arm, a line or a set of points a seed.
+    """Writes a PNG; a colour an arm, a thin line a seed; hypervolumes also as medians over the seeds.
 
     Args:
         confirmed: test accuracy by id.
@@ -16,19 +19,36 @@ def draw(content: Mapping[str, Any], path: Path, confirmed: Mapping[str, float])
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     arms = list(dict.fromkeys(run["arm"] for run in content["runs"]))
-    for run in content["runs"]:
-        colour, label = f"C{arms.index(run['arm'])}", run["arm"] if run["seed"] == content["runs"][0]["seed"] else None
-        found = run["judged"]
-        end = max(content["settings"]["seconds"], found["curve"][-1][0])
-        seconds, volumes = zip(*found["curve"], (end, found["hypervolume"]), strict=True)
-        left.step(seconds, volumes, where="post", color=colour, label=label)
-        front = found["last_front"]
-        macs = [row["macs"] / 1e6 for row in front]
-        right.plot(macs, [row["confirmed_test_accuracy"] for row in front], "o-", color=colour, label=label, lw=0.8)
+    for colour, arm in enumerate(arms):
+        runs = [run for run in content["runs"] if run["arm"] == arm]
+        look: dict[str, Any] = {"color": f"C{colour}", "alpha": 1.0 if len(runs) == 1 else 0.3}
+        label = f"{arm}, {len(runs)} seed{'s' * (len(runs) > 1)}"
+        for place, run in enumerate(runs):
+            seconds, volumes = zip(*reached(run, content), strict=True)
+            left.step(seconds, volumes, where="post", lw=0.8, **look)
+            front = run["judged"]["last_front"]
+            macs = [row["macs"] / 1e6 for row in front]
+            tested = [row["confirmed_test_accuracy"] for row in front]
+            right.plot(macs, tested, "o-", lw=0.8, ms=4, label=None if place else label, **look)
+        seconds, volumes = medians([reached(run, content) for run in runs])
+        left.step(seconds, volumes, where="post", lw=2, color=f"C{colour}", label=label)
     left.set(xlabel="seconds since the first training began", ylabel="hypervolume of the confirmed fronts")
+    left.set_title("seeds, and their medians", fontsize=10)
     right.set(xlabel="multiply-accumulates an image, millions", ylabel="confirmed test accuracy", xscale="log")
     right.set_title("last fronts by validation", fontsize=10)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper left")
     figure.savefig(path, dpi=110)
+
+
+def reached(run: Mapping[str, Any], content: Mapping[str, Any]) -> Curve:
+    """The curve of a run, up to the end of its seconds."""
+    curve: Curve = run["judged"]["curve"]
+    return [*curve, (max(content["settings"]["seconds"], curve[-1][0]), run["judged"]["hypervolume"])]
+
+
+def medians(curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
+    """Seconds at which any of the curves changes, and the median hypervolume from then on."""
+    moments = sorted({seconds for curve in curves for seconds, _ in curve})
+    return moments, [median(max(volume for at, volume in curve if at <= now) for curve in curves) for now in moments]

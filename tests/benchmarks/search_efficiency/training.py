@@ -53,6 +53,7 @@ from tests.benchmarks.machine import SHARED, circumstances
 from tests.benchmarks.search_efficiency import fronts, plots
 from tests.benchmarks.search_efficiency.confirming import FIRST_SEED, confirm
 from tests.benchmarks.search_efficiency.job import Job
+from tests.benchmarks.simulation import quartiles
 
 ROOT = Path(__file__).resolve().parents[3]
 SPACE = ROOT / "spaces/catalog/small.yaml"
@@ -295,17 +296,22 @@ def compared(run: dict[str, Any], runs: Sequence[Mapping[str, Any]], content: Ma
     return found
 
 
+def spread(values: Sequence[float]) -> list[float]:
+    low, _, high = quartiles(values)
+    return [statistics.median(values), low, high]
+
+
 def summary(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A line an arm: medians over the seeds; infinite is never."""
+    """A line an arm: over the seeds [median, lower quartile, upper quartile]; infinite is never."""
     lines = []
     for arm in dict.fromkeys(run["arm"] for run in runs):
         mine = [run for run in runs if run["arm"] == arm]
-        line = {"arm": arm, "n": len(mine), "complete": statistics.median(run["judged"]["complete"] for run in mine)}
-        for name in ("hypervolume", "last_hypervolume", "own_hypervolume"):
-            line[name] = statistics.median(run["judged"][name] for run in mine)
+        line: dict[str, Any] = {"arm": arm, "n": len(mine)}
+        for name in ("complete", "hypervolume", "last_hypervolume", "own_hypervolume"):
+            line[name] = spread([run["judged"][name] for run in mine])
         for name in ("stock_s", "seconds_to_stock"):
             known = [run["compared"][name] for run in mine if name in run["compared"]]
-            line[name] = statistics.median(known) if known else None
+            line[name] = spread(known) if known else None
         points = [point for run in mine for point in run["compared"].get("modelopt", [])]
         line["modelopt_points"] = len(points)
         line["modelopt_dominated_in_time"] = sum(point["dominated_at_s"] <= point["seconds"] for point in points)
@@ -343,6 +349,14 @@ def show(runs: Sequence[Mapping[str, Any]], seconds: float) -> None:
                 f"  ModelOpt's {row['macs'] / 1e6:.2f} M {row['test_accuracy']:.4f}, which took {row['seconds']:.0f} s"
                 f" ({row['alone_s']:.0f} s alone): {when}"
             )
+
+
+def in_words(value: Any) -> str:
+    """Of a line of the summary."""
+    if not isinstance(value, list):
+        return str(value)
+    median, low, high = (f"{each:.4g}" for each in value)
+    return f"{median} ({low}-{high})"
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
@@ -385,9 +399,8 @@ def main() -> None:
     write(content, given.json)
     show(content["runs"], given.seconds)
     for line in content["summary"]:
-        print(
-            f"\n{line['arm']}, medians of {line['n']}: " + ", ".join(f"{name} {line[name]}" for name in list(line)[2:])
-        )
+        told = ", ".join(f"{name} {in_words(value)}" for name, value in list(line.items())[2:])
+        print(f"\n{line['arm']}, {line['n']} seeds, medians (quartiles): {told}")
     plots.draw(content, given.plot or given.json.with_suffix(".png"), means(content))
 
 
