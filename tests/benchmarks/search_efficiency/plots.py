@@ -22,15 +22,15 @@ def draw(content: Mapping[str, Any], path: Path, confirmed: Mapping[str, float])
     for colour, arm in enumerate(arms):
         runs = [run for run in content["runs"] if run["arm"] == arm]
         look: dict[str, Any] = {"color": f"C{colour}", "alpha": 1.0 if len(runs) == 1 else 0.3}
-        label = f"{arm}, {len(runs)} seed{'s' * (len(runs) > 1)}"
-        for place, run in enumerate(runs):
+        for run in runs:
             seconds, volumes = zip(*reached(run, content), strict=True)
             left.step(seconds, volumes, where="post", lw=0.8, **look)
             front = run["judged"]["last_front"]
             macs = [row["macs"] / 1e6 for row in front]
             tested = [row["confirmed_test_accuracy"] for row in front]
-            right.plot(macs, tested, "o-", lw=0.8, ms=4, label=None if place else label, **look)
+            right.plot(macs, tested, "o-", lw=0.8, ms=4, **look)
         seconds, volumes = medians([reached(run, content) for run in runs])
+        label = f"{arm}, {len(runs)} seed{'s' * (len(runs) > 1)}"
         left.step(seconds, volumes, where="post", lw=2, color=f"C{colour}", label=label)
     left.set(xlabel="seconds since the first training began", ylabel="hypervolume of the confirmed fronts")
     left.set_title("seeds, and their medians", fontsize=10)
@@ -38,7 +38,7 @@ def draw(content: Mapping[str, Any], path: Path, confirmed: Mapping[str, float])
     right.set_title("last fronts by validation", fontsize=10)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper left")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(arms))
     figure.savefig(path, dpi=110)
 
 
