@@ -128,6 +128,11 @@ def left(nodes: Mapping[str, Mapping[str, float]], claim: Claim | None) -> dict[
     return {**nodes, claim.node: rest}
 
 
+def devices(needs: Mapping[str, float]) -> float:
+    """What the device seconds of a training are counted by: its GPUs, or its cores where it gets none."""
+    return needs.get("GPU") or needs["CPU"]
+
+
 def told(needs: Mapping[str, float]) -> str:
     """As a user says it: `2 CPUs, 0.5 GPUs, 16 GiB of memory and 1 big`."""
     words = [f"{needs['CPU']:g} CPUs", f"{needs.get('GPU', 0.0):g} GPUs"]

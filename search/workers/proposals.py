@@ -15,6 +15,7 @@ from search.study.study import Study
 from search.study.work import Idle
 from search.workers.cluster import Share, fate
 from search.workers.faults import HOPELESS, Deaths
+from search.workers.pools import devices
 from search.workers.scheduler import ASSIGNMENT, CLAIM, MEASUREMENT, NODE, ParetoHalving
 from spaces import InputError
 
@@ -67,8 +68,7 @@ class Proposals(Searcher):  # type: ignore[misc]  # ray is not typed
         if pool is None:
             return None
         needs = self._share.pools[pool]
-        devices = needs.get("GPU") or needs["CPU"]
-        work = self._study.next(PATIENCE_S, devices=devices)
+        work = self._study.next(PATIENCE_S, devices=devices(needs))
         if work is Idle.LATER or (isinstance(work, Idle) and (self._live or self._fallen)):
             return None  # one that runs may be given back
         if isinstance(work, Idle):
@@ -83,7 +83,7 @@ class Proposals(Searcher):  # type: ignore[misc]  # ray is not typed
             REQUEST: self._share.request(pool, avoided),
             CLAIM: self._share.claim(),
             "cpus": needs["CPU"],
-            "devices": devices,
+            "devices": devices(needs),
         }
 
     def _room(self, avoided: Collection[str]) -> list[int]:

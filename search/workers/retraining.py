@@ -21,7 +21,7 @@ from search.workers.cluster import LOOK_EVERY_S, Share
 from search.workers.executor import interruption, options, share_of
 from search.workers.faults import DEATHS, MachineFault, of_machine
 from search.workers.meter import ClusterMeter
-from search.workers.pools import Resources
+from search.workers.pools import Resources, devices
 from search.workers.scheduler import reason_of
 from search.workers.worker import settle
 from spaces import Architecture
@@ -114,7 +114,7 @@ def _train(held: tuple[Train, Checkpoints], job: Job, needs: Mapping[str, float]
     try:
         measured = checkpoints.trained(job.number, partial(train, job.architecture, job.seed))
         last = deque(measured, maxlen=1).pop()
-        return replace(last, device_s=(needs.get("GPU") or needs["CPU"]) * last.device_s)
+        return replace(last, device_s=devices(needs) * last.device_s)
     except Exception as error:  # whatever a training can raise is the reason why it failed
         if of_machine(error):
             raise MachineFault(said(error)) from None
