@@ -362,7 +362,7 @@ def in_words(value: Any) -> str:
 def write(content: Mapping[str, Any], path: Path) -> None:
     """As JSON; infinite, which is never, as null."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1).replace("Infinity", "null") + "\n")
+    part.write_text(json.dumps(content).replace("Infinity", "null") + "\n")
     part.replace(path)
 
 
